@@ -1,0 +1,46 @@
+"""From judged windows to at most one incident: K of N, cool-down, budget. Time is event time, given, never read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from millrace.spec import BrakesSpec
+
+
+@dataclass(frozen=True, slots=True)
+class BrakeDecision:
+    """Whether bad windows may become an incident now, and why (not)."""
+
+    release: bool
+    reason: str
+
+
+def decide(
+    brakes: BrakesSpec, bad_windows: Sequence[bool], incident_ends: Sequence[datetime], now: datetime
+) -> BrakeDecision:
+    """Judge the newest windows, newest first, against the incidents so far (event times of their windows' ends).
+
+    The newest window itself must be bad: a window that recovered opens nothing.
+    """
+    newest = list(bad_windows[: brakes.of_windows])
+    num_bad = sum(newest)
+    if not newest or not newest[0]:
+        return BrakeDecision(False, "the newest window is good")
+    if num_bad < brakes.bad_windows:
+        return BrakeDecision(
+            False, f"{num_bad} of the newest {brakes.of_windows} windows bad, {brakes.bad_windows} needed"
+        )
+    earlier = [end for end in incident_ends if end < now]
+    if earlier and now - max(earlier) < timedelta(days=brakes.cool_down_days):
+        return BrakeDecision(
+            False, f"cooling down: {brakes.cool_down_days:g} days after the incident of {max(earlier):%Y-%m-%d}"
+        )
+    recent = [end for end in earlier if now - end <= timedelta(days=brakes.budget_days)]
+    if len(recent) >= brakes.max_incidents:
+        return BrakeDecision(
+            False,
+            f"budget spent: {len(recent)} incidents in {brakes.budget_days:g} days, {brakes.max_incidents} allowed",
+        )
+    return BrakeDecision(True, f"{num_bad} of the newest {brakes.of_windows} windows bad")

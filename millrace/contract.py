@@ -1,0 +1,152 @@
+"""The feature contract: which rows may be trained on, and why the others may not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from millrace.errors import SourceError
+from millrace.spec import CategoricalFeature, DataSpec, NumericFeature
+from millrace.verdict import Verdict
+from millrace.window import Window, utc
+
+REASON = "quarantine_reason"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Rows split by the contract. `unlabelled` counts good rows without an outcome: they are kept, not guessed."""
+
+    good: pd.DataFrame
+    quarantined: pd.DataFrame
+    unlabelled: int
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.good) + len(self.quarantined)
+
+
+def check(rows: pd.DataFrame, data: DataSpec, window: Window) -> Checked:
+    """Split `rows` into those that keep the contract and those that do not, with a reason each.
+
+    Raises:
+        SourceError: a column that the spec names is missing, or times are no times: no row can be judged.
+    """
+    columns = required_columns(data)
+    missing = [name for name in columns if name not in rows.columns]
+    if missing:
+        raise SourceError(
+            f"{data.source} gives no column {', '.join(missing)}",
+            got=list(rows.columns),
+            allowed=", ".join(columns),
+            next="correct the source, or the names in pipeline.yaml's data section",
+        )
+    rows = rows[columns].reset_index(drop=True)
+    for name in filter(None, (data.event_time, data.label.known_at)):
+        rows[name] = _times(rows[name], name, data)
+    reasons = pd.Series("", index=rows.index)
+    _mark(reasons, rows[data.event_time].isna(), f"{data.event_time}: missing")
+    _mark(
+        reasons,
+        (rows[data.event_time] < window.start) | (rows[data.event_time] >= window.end),
+        f"{data.event_time}: outside the window",
+    )
+    _mark(reasons, rows[data.row_id].isna(), f"{data.row_id}: missing")
+    _mark(reasons, rows[data.row_id].duplicated(keep="first"), f"{data.row_id}: seen before")
+    for name, feature in data.features.items():
+        rows[name], broken = (
+            _numeric(rows[name], feature) if isinstance(feature, NumericFeature) else _categorical(rows[name], feature)
+        )
+        for rule, rows_broken in broken.items():
+            _mark(reasons, rows_broken, f"{name}: {rule}")
+    rows[data.label.column], broken_label = _label(rows[data.label.column], data)
+    _mark(reasons, broken_label, f"{data.label.column}: no {data.label.kind} label")
+    bad = reasons != ""
+    good = rows[~bad].sort_values([data.event_time, data.row_id], kind="stable").reset_index(drop=True)
+    quarantined = rows[bad].assign(**{REASON: reasons[bad]}).reset_index(drop=True)
+    return Checked(good, quarantined, int(good[data.label.column].isna().sum()))
+
+
+def required_columns(data: DataSpec) -> list[str]:
+    """The columns a source must give, in the order staged shards hold them."""
+    names = [data.row_id, data.event_time, *data.features, data.label.column]
+    return [*names, data.label.known_at] if data.label.known_at else names
+
+
+def quarantine_verdict(num_rows: int, reasons: dict[str, int], data: DataSpec) -> Verdict:
+    """Whether few enough rows are bad. `reasons` counts quarantined rows by reason."""
+    num_bad = sum(reasons.values())
+    share = num_bad / num_rows if num_rows else 0.0
+    limit = data.max_quarantined_share
+    if not num_rows:
+        why: tuple[str, ...] = ("the source has no rows in this window",)
+    else:
+        top = sorted(reasons.items(), key=lambda item: -item[1])[:3]
+        why = (f"{num_bad:,} of {num_rows:,} rows quarantined ({share:.2%}, at most {limit:.2%} allowed)",)
+        why += tuple(f"{reason} ({count:,})" for reason, count in top)
+    return Verdict(
+        "contract", bool(num_rows) and share <= limit, "quarantined_share", share, limit, why, {"reasons": reasons}
+    )
+
+
+def _mark(reasons: pd.Series, rows: pd.Series, reason: str) -> None:
+    """Give `reason` to the rows that have none yet: the first broken rule is the one reported."""
+    reasons[rows.fillna(True).astype(bool) & (reasons == "")] = reason
+
+
+def _times(column: pd.Series, name: str, data: DataSpec) -> pd.Series:
+    try:
+        return pd.to_datetime(column, utc=True).astype("datetime64[ns, UTC]")
+    except (ValueError, TypeError, OverflowError) as error:
+        raise SourceError(
+            f"{data.source}: column '{name}' holds no times", got=str(error), next="give timestamps"
+        ) from error
+
+
+def _numeric(column: pd.Series, feature: NumericFeature) -> tuple[pd.Series, dict[str, pd.Series]]:
+    numbers = pd.to_numeric(column, errors="coerce").astype("float64")
+    broken = {"not a number": numbers.isna() & column.notna(), "not finite": numbers.isin([np.inf, -np.inf])}
+    if not feature.nullable:
+        broken["missing"] = column.isna()
+    if feature.min is not None:
+        broken[f"below {feature.min:g}"] = numbers < feature.min
+    if feature.max is not None:
+        broken[f"above {feature.max:g}"] = numbers > feature.max
+    return numbers, broken
+
+
+def _categorical(column: pd.Series, feature: CategoricalFeature) -> tuple[pd.Series, dict[str, pd.Series]]:
+    values = column.astype("string").astype("object").where(column.notna(), None)
+    broken = {}
+    if not feature.nullable:
+        broken["missing"] = column.isna()
+    if not feature.open:
+        broken["not an allowed category"] = column.notna() & ~values.isin(feature.values)
+    return values, broken
+
+
+def _label(column: pd.Series, data: DataSpec) -> tuple[pd.Series, pd.Series]:
+    """The label column in its stored form, and the rows whose label is present and wrong."""
+    label = data.label
+    if label.kind == "multiclass" or label.positive is not None:
+        values = column.astype("string").astype("object").where(column.notna(), None)
+        wrong = column.notna() & ~values.isin(label.classes) if label.kind == "multiclass" else column.isna() & False
+        return values, wrong
+    numbers = pd.to_numeric(column, errors="coerce").astype("float64")
+    wrong = (numbers.isna() & column.notna()) | numbers.isin([np.inf, -np.inf])
+    if label.kind == "binary":
+        wrong |= numbers.notna() & ~numbers.isin([0.0, 1.0])
+    return numbers, wrong
+
+
+def known_at(rows: pd.DataFrame, data: DataSpec) -> pd.Series:
+    """When each row's outcome became known: NaT while it is not."""
+    moments = rows[data.label.known_at or data.event_time]
+    return moments.where(rows[data.label.column].notna())
+
+
+def labelled(rows: pd.DataFrame, data: DataSpec, as_of: pd.Timestamp) -> pd.DataFrame:
+    """The rows whose outcome had arrived by `as_of`."""
+    return rows[known_at(rows, data) <= pd.Timestamp(utc(as_of.to_pydatetime()))]

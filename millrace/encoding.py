@@ -1,0 +1,89 @@
+"""From rows to tensors: the same code for training, evaluation and serving.
+
+Numeric features keep their raw values (NaN where missing); the model normalises them with statistics that travel in
+its weights. A category becomes its index in the contract, counted from 1; 0 is missing or unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from millrace.spec import DataSpec
+
+_SMALLEST_STD = 1e-6
+
+
+@dataclass(frozen=True)
+class TableInputs:
+    """What a model's build function learns of its inputs: names, statistics and sizes, no rows."""
+
+    numeric: tuple[str, ...]
+    means: tuple[float, ...]
+    stds: tuple[float, ...]
+    categorical: tuple[str, ...]
+    cardinalities: tuple[int, ...]
+    outputs: int
+
+    @classmethod
+    def fit(cls, rows: pd.DataFrame, data: DataSpec) -> Self:
+        """Statistics of the training rows; a missing value does not count."""
+        numeric = numeric_array(rows, data).astype(np.float64)
+        known = ~np.isnan(numeric)
+        count = np.maximum(known.sum(axis=0), 1)
+        means = np.where(known, numeric, 0.0).sum(axis=0) / count
+        variance = np.where(known, (numeric - means) ** 2, 0.0).sum(axis=0) / count
+        stds = np.where(variance > _SMALLEST_STD**2, np.sqrt(variance), 1.0)
+        return cls.shaped(data, tuple(means.tolist()), tuple(stds.tolist()))
+
+    @classmethod
+    def shaped(cls, data: DataSpec, means: tuple[float, ...] = (), stds: tuple[float, ...] = ()) -> Self:
+        """Inputs of the right shape; without statistics, for a module whose weights are loaded next."""
+        features = [data.features[name] for name in data.categorical]
+        return cls(
+            numeric=data.numeric,
+            means=means or (0.0,) * len(data.numeric),
+            stds=stds or (1.0,) * len(data.numeric),
+            categorical=data.categorical,
+            cardinalities=tuple(len(feature.values) for feature in features if feature.kind == "categorical"),
+            outputs=data.label.outputs,
+        )
+
+
+def numeric_array(rows: pd.DataFrame, data: DataSpec) -> NDArray[np.float32]:
+    """float32 [rows, numeric features], NaN where missing."""
+    if not data.numeric:
+        return np.zeros((len(rows), 0), np.float32)
+    return rows[list(data.numeric)].to_numpy(dtype=np.float32, na_value=np.nan)
+
+
+def categorical_array(rows: pd.DataFrame, data: DataSpec) -> NDArray[np.int64]:
+    """int64 [rows, categorical features]; 0 is missing or unknown."""
+    columns = np.zeros((len(rows), len(data.categorical)), np.int64)
+    for position, name in enumerate(data.categorical):
+        feature = data.features[name]
+        if feature.kind == "categorical":
+            columns[:, position] = pd.Index(feature.values).get_indexer(pd.Index(rows[name].astype("object"))) + 1
+    return columns
+
+
+def encode(rows: pd.DataFrame, data: DataSpec) -> dict[str, NDArray[Any]]:
+    """The model's input batch: `numeric` float32 [rows, n] and `categorical` int64 [rows, m]."""
+    return {"numeric": numeric_array(rows, data), "categorical": categorical_array(rows, data)}
+
+
+def labels(rows: pd.DataFrame, data: DataSpec) -> NDArray[np.float32]:
+    """float32 [rows]: 0/1 for binary, the class index for multiclass, the value for regression; NaN where unknown."""
+    column, label = rows[data.label.column], data.label
+    if label.kind == "multiclass":
+        index = pd.Index(label.classes).get_indexer(pd.Index(column.astype("object"))).astype(np.float32)
+        return np.where(index < 0, np.float32(np.nan), index)
+    if label.kind == "binary" and label.positive is not None:
+        known = column.notna().to_numpy()
+        hit = (column.astype("string") == label.positive).fillna(False).to_numpy()
+        return np.where(known, hit, np.nan).astype(np.float32)
+    return column.to_numpy(dtype=np.float32, na_value=np.nan)

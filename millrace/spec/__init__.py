@@ -1,0 +1,78 @@
+"""`pipeline.yaml` as one frozen value."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from millrace.spec.base import Section
+from millrace.spec.data import CategoricalFeature, DataSpec, Feature, Label, NumericFeature
+from millrace.spec.evaluation import HIGHER_IS_BETTER, METRICS, EvaluationSpec, Metric
+from millrace.spec.monitoring import BrakesSpec, CostSpec, DriftSpec, MonitoringSpec, QualitySpec
+from millrace.spec.serving import ServingSpec
+from millrace.spec.training import ModelSpec, TrainingSpec
+
+__all__ = [
+    "HIGHER_IS_BETTER",
+    "METRICS",
+    "BrakesSpec",
+    "CategoricalFeature",
+    "CostSpec",
+    "DataSpec",
+    "DriftSpec",
+    "EvaluationSpec",
+    "Feature",
+    "Label",
+    "Metric",
+    "ModelSpec",
+    "MonitoringSpec",
+    "NumericFeature",
+    "PipelineSpec",
+    "QualitySpec",
+    "ServingSpec",
+    "TrainingSpec",
+]
+
+
+class PipelineSpec(Section):
+    """One model's whole life."""
+
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9_]{0,62}$", description="Name of the pipeline: its folder's, in its URL and its model's."
+    )
+    description: str = Field(default="", description="One line for people.")
+    owner: str = Field(default="", description="Who answers for it.")
+    data: DataSpec = Field(description="Source, feature contract and label.")
+    model: ModelSpec = Field(default_factory=ModelSpec, description="The torch module.")
+    training: TrainingSpec = Field(default_factory=TrainingSpec, description="How it is fitted.")
+    evaluation: EvaluationSpec = Field(description="How a challenger is judged.")
+    serving: ServingSpec = Field(default_factory=ServingSpec, description="How predictions are answered.")
+    monitoring: MonitoringSpec = Field(default_factory=MonitoringSpec, description="Checks and brakes.")
+    costs: CostSpec = Field(default_factory=CostSpec, description="Prices.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        allowed = METRICS[self.data.label.kind]
+        if self.evaluation.metric not in allowed:
+            raise ValueError(
+                f"evaluation.metric '{self.evaluation.metric}' does not fit data.label.kind "
+                f"'{self.data.label.kind}'; use one of: {', '.join(allowed)}"
+            )
+        for name in self.evaluation.slices:
+            if name not in self.data.categorical:
+                raise ValueError(
+                    f"evaluation.slices names '{name}', which is no categorical feature; "
+                    f"use some of: {', '.join(self.data.categorical) or '(none declared)'}"
+                )
+        if self.training.lookback_days is not None and self.training.lookback_days <= self.training.validation_days:
+            raise ValueError(
+                f"training.lookback_days {self.training.lookback_days:g} leaves nothing before the "
+                f"validation_days {self.training.validation_days:g}; raise lookback_days"
+            )
+        if self.training.batch_size < self.training.num_workers:
+            raise ValueError(
+                f"training.batch_size {self.training.batch_size} is below num_workers {self.training.num_workers}; "
+                "each worker needs at least one row a step"
+            )
+        return self

@@ -1,0 +1,126 @@
+"""The `data` section: where rows come from and what they must look like."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from millrace.spec.base import Section
+from millrace.window import Period
+
+
+class NumericFeature(Section):
+    """A number. A value outside [min, max] puts the row into quarantine."""
+
+    kind: Literal["numeric"]
+    min: float | None = Field(default=None, description="Smallest allowed value, in the column's own unit.")
+    max: float | None = Field(default=None, description="Largest allowed value, in the column's own unit.")
+    nullable: bool = Field(default=False, description="Whether the value may be missing.")
+    description: str = Field(default="", description="What the number means, with its unit.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}; swap them")
+        return self
+
+
+class CategoricalFeature(Section):
+    """One of a list of values. Any other value puts the row into quarantine, unless `open` is true."""
+
+    kind: Literal["categorical"]
+    values: list[str] = Field(min_length=1, description="The known categories; their order is their index.")
+    open: bool = Field(default=False, description="Accept other values too; the model sees them as unknown.")
+    nullable: bool = Field(default=False, description="Whether the value may be missing.")
+    description: str = Field(default="", description="What the category means.")
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        repeated = sorted({value for value in self.values if self.values.count(value) > 1})
+        if repeated:
+            raise ValueError(f"values are listed twice: {', '.join(repeated)}; remove the repeats")
+        return self
+
+
+Feature = Annotated[NumericFeature | CategoricalFeature, Field(discriminator="kind")]
+
+
+class Label(Section):
+    """What is predicted, and when it becomes known."""
+
+    column: str = Field(description="Column of the label.")
+    kind: Literal["binary", "multiclass", "regression"] = Field(description="What sort of answer the model gives.")
+    classes: list[str] = Field(
+        default_factory=list, description="The classes, for multiclass labels; their order is their index."
+    )
+    positive: str | None = Field(
+        default=None, description="For binary labels that are not 0 and 1: the value that counts as 1."
+    )
+    known_at: str | None = Field(
+        default=None, description="Column with the time the outcome became known; none: at the event's own time."
+    )
+    delay_days: float = Field(
+        default=0.0,
+        ge=0,
+        description="Days after which an outcome is as good as never coming. Older windows are settled.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_kind(self) -> Self:
+        if self.kind == "multiclass" and len(self.classes) < 2:
+            raise ValueError("a multiclass label needs at least two classes; list them in data.label.classes")
+        if self.kind != "multiclass" and self.classes:
+            raise ValueError(f"a {self.kind} label has no classes; remove data.label.classes")
+        if self.kind != "binary" and self.positive is not None:
+            raise ValueError(f"a {self.kind} label has no positive value; remove data.label.positive")
+        return self
+
+    @property
+    def outputs(self) -> int:
+        """Number of values the model's last layer gives per row."""
+        return len(self.classes) if self.kind == "multiclass" else 1
+
+
+class DataSpec(Section):
+    """Source, feature contract and label."""
+
+    source: str = Field(
+        pattern=r"^[A-Za-z_]\w*:[A-Za-z_]\w*$",
+        description="module:Class in the pipeline's folder; built with source_options, it answers extent and rows.",
+    )
+    source_options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the source.")
+    event_time: str = Field(description="Column with the time of the event, that is when the prediction is asked.")
+    row_id: str = Field(description="Column that names a row, unique in the source.")
+    features: dict[str, Feature] = Field(min_length=1, description="The feature contract: column -> what it may hold.")
+    label: Label = Field(description="What is predicted.")
+    partition: Period = Field(default="month", description="Calendar period of one staged shard.")
+    max_quarantined_share: float = Field(
+        default=0.01, ge=0, le=1, description="Share of rows that may be bad before staging fails."
+    )
+
+    @model_validator(mode="after")
+    def _no_leak(self) -> Self:
+        reserved = {
+            self.event_time: "data.event_time",
+            self.row_id: "data.row_id",
+            self.label.column: "data.label.column",
+        }
+        if self.label.known_at is not None:
+            reserved[self.label.known_at] = "data.label.known_at"
+        for name in self.features:
+            if name in reserved:
+                raise ValueError(
+                    f"feature '{name}' is also {reserved[name]}; a model must not see it: remove it from data.features"
+                )
+        return self
+
+    @property
+    def numeric(self) -> tuple[str, ...]:
+        """Names of the numeric features, in the spec's order."""
+        return tuple(name for name, feature in self.features.items() if feature.kind == "numeric")
+
+    @property
+    def categorical(self) -> tuple[str, ...]:
+        """Names of the categorical features, in the spec's order."""
+        return tuple(name for name, feature in self.features.items() if feature.kind == "categorical")

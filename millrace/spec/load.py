@@ -1,0 +1,161 @@
+"""From a pipeline's folder to its `PipelineSpec`, with messages a person can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from millrace.errors import SpecError, UnknownName, nearest
+from millrace.spec import PipelineSpec
+
+FILE_NAME = "pipeline.yaml"
+_MAX_PROBLEMS = 8
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys without a word; this one refuses."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                raise SpecError(
+                    f"{FILE_NAME}: key '{key}' appears twice",
+                    got=f"line {key_node.start_mark.line + 1}",
+                    next="keep one of the two",
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def pipeline_names(pipelines_dir: Path) -> list[str]:
+    """Names of the folders that hold a `pipeline.yaml`."""
+    return sorted(path.parent.name for path in pipelines_dir.glob(f"*/{FILE_NAME}"))
+
+
+def pipeline_dir(name: str, pipelines_dir: Path) -> Path:
+    """Folder of the pipeline `name`.
+
+    Raises:
+        UnknownName: there is no such folder.
+    """
+    known = pipeline_names(pipelines_dir)
+    if name not in known:
+        raise UnknownName(
+            f"no pipeline '{name}' in {pipelines_dir}",
+            allowed=nearest(name, known),
+            next="write one with `millrace new`, or point MILLRACE_PIPELINES_DIR at its parent folder",
+        )
+    return pipelines_dir / name
+
+
+def load_spec(folder: Path) -> PipelineSpec:
+    """The spec in `folder`/pipeline.yaml.
+
+    Raises:
+        SpecError: it cannot be read, or a field is unknown, of a wrong type or contradicts another.
+    """
+    path = folder / FILE_NAME
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - it is a SafeLoader
+    except FileNotFoundError:
+        raise SpecError(f"{path} does not exist", next="write one with `millrace new`") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError(f"{path} cannot be read", got=str(error), next="correct the YAML") from error
+    spec = parse_spec(document, str(path))
+    if spec.name != folder.name:
+        raise SpecError(
+            f"{path}: field 'name' differs from its folder's",
+            got=spec.name,
+            allowed=f"'{folder.name}'",
+            next="rename one",
+        )
+    return spec
+
+
+def parse_spec(document: object, where: str = FILE_NAME) -> PipelineSpec:
+    """The spec in a parsed YAML document.
+
+    Raises:
+        SpecError: naming each wrong field by its dotted path.
+    """
+    if not isinstance(document, dict):
+        raise SpecError(
+            f"{where} must be a mapping of sections", got=document, allowed=", ".join(PipelineSpec.model_fields)
+        )
+    try:
+        return PipelineSpec.model_validate(document)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        raise _spec_error(where, problems) from None
+
+
+def _spec_error(where: str, problems: Sequence[ErrorDetails]) -> SpecError:
+    shown = [_describe(problem) for problem in problems[:_MAX_PROBLEMS]]
+    more = f"\n  … and {len(problems) - _MAX_PROBLEMS} more problems" if len(problems) > _MAX_PROBLEMS else ""
+    count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
+    return SpecError(
+        f"{where}: {count}\n  " + "\n  ".join(shown) + more,
+        next="correct the file; `millrace schema` lists every field",
+    )
+
+
+def _describe(problem: ErrorDetails) -> str:
+    dotted = ".".join(_path(problem["loc"]))
+    kind, got = problem["type"], problem["input"]
+    if kind == "extra_forbidden":
+        return f"field '{dotted}' is not known: {nearest(str(problem['loc'][-1]), _siblings(problem['loc']))}"
+    if kind == "missing":
+        return f"field '{dotted}' is required and missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    if kind == "value_error":
+        return f"in '{dotted}': {message}" if dotted else message
+    rule = message[0].lower() + message[1:]
+    text = repr(got)
+    return f"field '{dotted}': got {text if len(text) < 80 else text[:77] + '…'}, {rule}"
+
+
+def _path(location: tuple[int | str, ...]) -> Iterator[str]:
+    """The location without the discriminator values that pydantic puts into it."""
+    model: Any = PipelineSpec
+    for part in location:
+        model, is_tag = _step(model, part)
+        if not is_tag:
+            yield str(part)
+
+
+def _siblings(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = PipelineSpec
+    for part in location[:-1]:
+        model, _ = _step(model, part)
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _step(model: Any, part: int | str) -> tuple[Any, bool]:
+    """What lies under `part` of `model`, and whether `part` is the tag of a union, not a key."""
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        field = model.model_fields.get(str(part))
+        return (None if field is None else field.annotation), False
+    arguments = get_args(model)
+    tagged = {
+        str(value): argument
+        for argument in _flatten(arguments)
+        if isinstance(argument, type) and issubclass(argument, BaseModel) and "kind" in argument.model_fields
+        for value in get_args(argument.model_fields["kind"].annotation)
+    }
+    if part in tagged and getattr(model, "__origin__", None) is not dict:
+        return tagged[str(part)], True
+    return (arguments[-1] if arguments else None), False
+
+
+def _flatten(arguments: tuple[Any, ...]) -> Iterator[Any]:
+    for argument in arguments:
+        inner = get_args(argument)
+        yield argument
+        yield from _flatten(inner)

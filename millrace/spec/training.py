@@ -1,0 +1,44 @@
+"""The `model` and `training` sections."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from millrace.spec.base import Section
+
+
+class ModelSpec(Section):
+    """The torch module of the pipeline."""
+
+    build: str = Field(
+        default="model:build",
+        pattern=r"^[A-Za-z_]\w*:[A-Za-z_]\w*$",
+        description="module:function in the pipeline's folder: (inputs, options) -> torch.nn.Module.",
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Passed to the build function as they are.")
+
+
+class TrainingSpec(Section):
+    """How the model is fitted, and on what."""
+
+    lookback_days: float | None = Field(default=None, gt=0, description="Train on the newest days only; none: on all.")
+    validation_days: float = Field(
+        default=7.0, gt=0, description="Newest training days kept aside for early stopping, split by time."
+    )
+    epochs: int = Field(default=5, ge=1, le=10_000, description="Passes over the training rows at the most.")
+    patience_epochs: int = Field(
+        default=2, ge=1, description="Stop after this many epochs without a better validation loss."
+    )
+    batch_size: int = Field(default=2048, ge=1, description="Rows per optimizer step, over all workers.")
+    learning_rate: float = Field(default=2e-3, gt=0, description="Peak learning rate of AdamW (one-cycle).")
+    weight_decay: float = Field(default=1e-2, ge=0, description="Decoupled weight decay of AdamW.")
+    gradient_clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Arithmetic of the forward pass.")
+    seed: int = Field(default=0, ge=0, description="Seed of initial weights and of the shuffle.")
+    num_workers: int = Field(default=1, ge=1, description="Data-parallel workers.")
+    use_gpu: bool = Field(default=False, description="One GPU per worker.")
+    cpus_per_worker: float = Field(default=1.0, gt=0, description="CPU cores reserved per worker.")
+    max_failures: int = Field(default=2, ge=0, description="Worker losses survived before training fails.")
+    checkpoint_every_epochs: int = Field(default=1, ge=1, description="Epochs between checkpoints.")
