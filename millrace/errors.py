@@ -4,7 +4,7 @@
     ├── ConfigError                 2    422   no    something a person wrote is wrong
     │   ├── SettingsError           2    500   no    a service URL, folder or secret
     │   ├── SpecError               2    422   no    a field of pipeline.yaml
-    │   └── UnknownName             2    404   no    a pipeline, version or option that does not exist
+    │   └── UnknownNameError             2    404   no    a pipeline, version or option that does not exist
     ├── DataError                   3    422   no    rows or artifacts are not what they must be
     │   ├── SourceError             3    422   no    a pipeline's source raised or returned the wrong table
     │   ├── QuarantineError         3    422   no    more bad rows than the spec allows
@@ -16,7 +16,7 @@
     ├── PackageError                6    500   no    a model package cannot be served
     ├── ConflictError               7    409   yes   somebody else holds what this run needs
     └── RequestError                2    422   no    a prediction request breaks the feature contract
-        └── RequestTooLarge         2    413   no    more rows or bytes than the spec allows
+        └── RequestTooLargeError         2    413   no    more rows or bytes than the spec allows
 
 A message says what is wrong, what was got, what is allowed and what to do next. Library errors are mapped to
 this tree once, where the library is called.
@@ -81,7 +81,7 @@ class SpecError(ConfigError):
     pass
 
 
-class UnknownName(ConfigError):
+class UnknownNameError(ConfigError):
     http_status = 404
 
 
@@ -151,7 +151,7 @@ class RequestError(MillraceError):
         super().__init__(what, got=got, allowed=allowed, next=next)
 
 
-class RequestTooLarge(RequestError):
+class RequestTooLargeError(RequestError):
     http_status = 413
 
 

@@ -19,7 +19,6 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from millrace.errors import ServiceError
 from millrace.storage import digest_json
-from millrace.verdict import Verdict
 from millrace.window import Window
 
 _META = sa.MetaData()
@@ -265,7 +264,7 @@ class Ledger:
                 for row in connection.execute(query)
             ]
 
-    def spend(self, pipeline: str, part: str, run: str, seconds: float, amount: float, currency: str) -> None:
+    def spend(self, pipeline: str, part: str, run: str, *, seconds: float, amount: float, currency: str) -> None:
         """Append the cost of `seconds` of `part` (stage, train, evaluate, …) in run `run`."""
         with self._begin() as connection:
             connection.execute(

@@ -97,13 +97,15 @@ class Predictor:
 def headline(answers: NDArray[np.float32], spec: PipelineSpec) -> NDArray[Any]:
     """One answer a row, as the `prediction` column holds it."""
     if spec.data.label.kind == "multiclass":
-        return np.asarray(spec.data.label.classes, dtype=object)[answers.argmax(axis=1)]
+        classes: NDArray[Any] = np.asarray(spec.data.label.classes, dtype=object)[answers.argmax(axis=1)]
+        return classes
     return answers
 
 
 def publish_package(
     store: ObjectStore,
     key: str,
+    *,
     predictor: Predictor,
     reference: pd.DataFrame,
     card: str,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import pandas as pd
 
 from millrace.encoding import TableInputs
-from millrace.errors import ConfigError, SourceError, UnknownName, nearest
+from millrace.errors import ConfigError, SourceError, UnknownNameError, nearest
 from millrace.spec import PipelineSpec
 from millrace.spec.load import load_spec, pipeline_dir
 from millrace.storage import digest_bytes
@@ -75,7 +75,7 @@ class Pipeline:
         factory = self._load(self.spec.data.source, "data.source")
         try:
             source = factory(**self.spec.data.source_options)
-        except Exception as error:  # noqa: BLE001 - user code may raise anything; it becomes one of our errors
+        except Exception as error:
             raise SourceError(
                 f"pipeline '{self.name}': {self.spec.data.source} cannot be built with data.source_options",
                 got=f"{type(error).__name__}: {error}",
@@ -99,7 +99,7 @@ class Pipeline:
         module = load_module(self.folder, module_name, field)
         if not hasattr(module, attribute):
             public = [name for name in vars(module) if not name.startswith("_")]
-            raise UnknownName(
+            raise UnknownNameError(
                 f"{field}: {module_name}.py has no '{attribute}'",
                 allowed=nearest(attribute, public),
                 next=f"correct {field}",
@@ -122,7 +122,7 @@ def load_module(folder: Path, module_name: str, field: str) -> ModuleType:
     path = folder / f"{module_name}.py"
     if not path.is_file():
         known = [file.stem for file in folder.glob("*.py")]
-        raise UnknownName(
+        raise UnknownNameError(
             f"{field}: {path} does not exist", allowed=nearest(module_name, known), next=f"correct {field}"
         )
     qualified = f"millrace_pipelines.{folder.name}.{digest_bytes(path.read_bytes())[:12]}.{module_name}"

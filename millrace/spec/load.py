@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from millrace.errors import SpecError, UnknownName, nearest
+from millrace.errors import SpecError, UnknownNameError, nearest
 from millrace.spec import PipelineSpec
 
 FILE_NAME = "pipeline.yaml"
@@ -43,11 +43,11 @@ def pipeline_dir(name: str, pipelines_dir: Path) -> Path:
     """Folder of the pipeline `name`.
 
     Raises:
-        UnknownName: there is no such folder.
+        UnknownNameError: there is no such folder.
     """
     known = pipeline_names(pipelines_dir)
     if name not in known:
-        raise UnknownName(
+        raise UnknownNameError(
             f"no pipeline '{name}' in {pipelines_dir}",
             allowed=nearest(name, known),
             next="write one with `millrace new`, or point MILLRACE_PIPELINES_DIR at its parent folder",

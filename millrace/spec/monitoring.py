@@ -47,8 +47,8 @@ class BrakesSpec(Section):
     def _k_of_n(self) -> Self:
         if self.bad_windows > self.of_windows:
             raise ValueError(
-                f"bad_windows {self.bad_windows} is above of_windows {self.of_windows}, so no incident could ever open; "
-                "lower bad_windows or raise of_windows"
+                f"bad_windows {self.bad_windows} is above of_windows {self.of_windows}, so no incident "
+                "could ever open; lower bad_windows or raise of_windows"
             )
         return self
 
