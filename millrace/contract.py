@@ -10,7 +10,7 @@ import pandas as pd
 from millrace.errors import SourceError
 from millrace.spec import CategoricalFeature, DataSpec, NumericFeature
 from millrace.verdict import Verdict
-from millrace.window import Window, utc
+from millrace.window import Window
 
 REASON = "quarantine_reason"
 
@@ -145,8 +145,3 @@ def known_at(rows: pd.DataFrame, data: DataSpec) -> pd.Series:
     """When each row's outcome became known: NaT while it is not."""
     moments = rows[data.label.known_at or data.event_time]
     return moments.where(rows[data.label.column].notna())
-
-
-def labelled(rows: pd.DataFrame, data: DataSpec, as_of: pd.Timestamp) -> pd.DataFrame:
-    """The rows whose outcome had arrived by `as_of`."""
-    return rows[known_at(rows, data) <= pd.Timestamp(utc(as_of.to_pydatetime()))]

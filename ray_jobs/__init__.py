@@ -1,0 +1,1 @@
+"""What runs inside the Ray cluster: stage, train, evaluate, serve."""

@@ -1,0 +1,1 @@
+"""Judging: challenger, champion and a trivial baseline on the same newest labelled rows."""

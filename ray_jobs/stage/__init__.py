@@ -1,0 +1,1 @@
+"""Staging: the source's rows, validated and written as shards by calendar period."""

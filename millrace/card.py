@@ -1,0 +1,68 @@
+"""The model card: what a person should know of a version before trusting it (Mitchell et al., FAT* 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from millrace.spec import PipelineSpec
+
+
+def model_card(
+    spec: PipelineSpec,
+    *,
+    num_rows: int,
+    num_unlabelled: int,
+    windows: Mapping[str, str],
+    metrics: Mapping[str, float],
+    lineage: Mapping[str, Any],
+) -> str:
+    """The card as Markdown."""
+    features = "\n".join(
+        f"| `{name}` | {feature.kind} | {_range(feature)} | {'yes' if feature.nullable else 'no'} "
+        f"| {feature.description} |"
+        for name, feature in spec.data.features.items()
+    )
+    known_at = spec.data.label.known_at or spec.data.event_time
+    return f"""# {spec.name}
+
+{spec.description}
+
+- **Predicts** `{spec.data.label.column}` ({spec.data.label.kind}), known at `{known_at}`
+- **Owner** {spec.owner or "not named"}
+- **Fitted on** {num_rows:,} labelled rows; {num_unlabelled:,} rows had no outcome and were counted, not guessed
+
+## Windows of event time
+
+{_table({name: str(window) for name, window in windows.items()})}
+
+## Metrics on the validation tail
+
+{_table({name: f"{value:.5g}" for name, value in metrics.items()})}
+
+## Feature contract
+
+| feature | kind | allowed | may be missing | meaning |
+|---|---|---|---|---|
+{features}
+
+## Lineage
+
+{_table({name: str(value) for name, value in lineage.items()})}
+
+## Limits
+
+It has seen the windows above and nothing later. Its answers are for rows that keep the feature contract; others are
+refused. It was judged against the champion and a trivial baseline on the evaluation window before it was promoted:
+the verdict lies beside the version in the registry.
+"""
+
+
+def _range(feature: Any) -> str:
+    if feature.kind == "categorical":
+        return f"{len(feature.values)} categories{', open' if feature.open else ''}"
+    return f"{'' if feature.min is None else f'{feature.min:g}'} … {'' if feature.max is None else f'{feature.max:g}'}"
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])

@@ -1,0 +1,110 @@
+"""Staged data sets: validated shards by calendar period, and the manifest that ties them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from io import BytesIO
+from typing import Any
+
+import pandas as pd
+
+from millrace.contract import known_at
+from millrace.errors import DataError
+from millrace.pipeline import Pipeline
+from millrace.spec import DataSpec
+from millrace.storage import Artifact, ObjectStore, digest_json
+from millrace.window import Window, utc
+
+SHARD = "rows.parquet"
+QUARANTINE = "quarantine.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class StagedSet:
+    """A staged data set: the shards' keys in time order and what was counted on the way."""
+
+    pipeline: str
+    key: str
+    digest: str
+    window: Window
+    as_of: datetime
+    shards: tuple[str, ...]
+    num_rows: int
+    num_quarantined: int
+    num_unlabelled: int
+    reasons: Mapping[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"window": self.window.as_dict(), "as_of": self.as_of.isoformat()}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> StagedSet:
+        window = Window(*(datetime.fromisoformat(document["window"][side]) for side in ("start", "end")))
+        return cls(
+            **{
+                **document,
+                "window": window,
+                "as_of": datetime.fromisoformat(document["as_of"]),
+                "shards": tuple(document["shards"]),
+            }
+        )
+
+    def read(self, store: ObjectStore, data: DataSpec, window: Window) -> pd.DataFrame:
+        """The good rows whose event lies in `window`, in time order, labelled or not.
+
+        Raises:
+            DataError: there is no such row.
+            DigestError: a shard differs from its manifest.
+        """
+        frames = [pd.read_parquet(BytesIO(store.get(key).read(SHARD))) for key in self.shards if _overlaps(key, window)]
+        frames = [frame for frame in frames if len(frame)]
+        if not frames:
+            raise DataError(
+                f"staged data set {self.key} has no rows in {window}",
+                got=str(self.window),
+                next="train with a later as_of, or shorten evaluation.window_days and training.validation_days",
+            )
+        rows = pd.concat(frames, ignore_index=True)
+        times = rows[data.event_time]
+        return rows[(times >= window.start) & (times < window.end)].reset_index(drop=True)
+
+
+def _overlaps(shard_key: str, window: Window) -> bool:
+    start, end = (
+        utc(datetime.strptime(part, "%Y%m%dT%H%M%S"))  # noqa: DTZ007 - keys are written in UTC
+        for part in shard_key.rsplit("/", 1)[1].split("-")[:2]
+    )
+    return start < window.end and end > window.start
+
+
+def labelled_rows(rows: pd.DataFrame, data: DataSpec, as_of: datetime) -> pd.DataFrame:
+    """The rows whose outcome had arrived by `as_of`."""
+    return rows[known_at(rows, data) <= pd.Timestamp(utc(as_of))].reset_index(drop=True)
+
+
+def shard_key(pipeline: Pipeline, window: Window, as_of: datetime) -> str:
+    """Key of one shard: it names everything the shard is made from.
+
+    A window whose outcomes have all had their time is settled, and the same for every later `as_of`.
+    """
+    data = pipeline.spec.data
+    settled = window.end + timedelta(days=data.label.delay_days) <= as_of
+    inputs = {
+        "source": pipeline.source.fingerprint(),
+        "data": data.model_dump(mode="json"),
+        "code": pipeline.code_digest,
+        "as_of": None if settled else as_of.isoformat(),
+        "format": 1,
+    }
+    return f"staged/{pipeline.name}/shards/{window.key}-{digest_json(inputs)[:16]}"
+
+
+def set_key(pipeline_name: str, window: Window, as_of: datetime, shards: tuple[str, ...]) -> str:
+    """Key of a staged data set."""
+    return f"staged/{pipeline_name}/sets/{window.key}-{digest_json([as_of.isoformat(), *shards])[:16]}"
+
+
+def count_reasons(artifact: Artifact) -> dict[str, int]:
+    return {str(reason): int(count) for reason, count in artifact.summary["reasons"].items()}

@@ -1,0 +1,134 @@
+"""The promotion gate: challenger, champion and a trivial baseline on the same rows; a verdict with its reasons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from millrace import statistics
+from millrace.spec import HIGHER_IS_BETTER, EvaluationSpec, Label, PipelineSpec
+from millrace.statistics import Floats, Improvement
+from millrace.verdict import Verdict
+from millrace.window import Window
+
+GATE = "promotion"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the judged rows said. Metrics are by model (`challenger`, `champion`, `baseline`)."""
+
+    window: Window
+    num_rows: int
+    metrics: Mapping[str, Mapping[str, float]]
+    slices: Mapping[str, Mapping[str, Mapping[str, float]]]
+    calibration: tuple[statistics.CalibrationBin, ...]
+    improvement: Improvement | None
+    over_baseline: Improvement | None
+    champion_version: str | None = None
+    verdict: Verdict = field(default_factory=lambda: Verdict(GATE, False, "", None, None, ("not judged",)))
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"window": self.window.as_dict(), "verdict": self.verdict.as_dict()}
+
+
+def baseline_answers(label: Label, training_labels: Floats, num_rows: int) -> Floats:
+    """What one would answer knowing only the training labels: their share, their shares, their mean."""
+    if label.kind == "multiclass":
+        counts = np.bincount(training_labels.astype(np.int64), minlength=len(label.classes)).astype(np.float64) + 1.0
+        return np.tile(counts / counts.sum(), (num_rows, 1))
+    return np.full(num_rows, float(np.mean(training_labels)))
+
+
+def compare(
+    spec: PipelineSpec,
+    window: Window,
+    rows: pd.DataFrame,
+    labels: Floats,
+    answers: Mapping[str, Floats],
+    champion_version: str | None,
+) -> Evaluation:
+    """Measure `answers` (by model: challenger, baseline and, where one serves, champion) on the same rows."""
+    rule, kind = spec.evaluation, spec.data.label
+    champion = answers.get("champion")
+
+    def paired(other: Floats) -> Improvement:
+        return statistics.paired_improvement(
+            rule.metric,
+            labels,
+            answers["challenger"],
+            other,
+            confidence=rule.confidence,
+            samples=rule.bootstrap_samples,
+            seed=spec.training.seed,
+        )
+
+    judgeable = len(labels) >= 2
+    evaluation = Evaluation(
+        window=window,
+        num_rows=len(labels),
+        metrics={model: statistics.all_metrics(kind, labels, given) for model, given in answers.items()},
+        slices=_by_slice(rule, rows, labels, answers),
+        calibration=tuple(statistics.calibration(labels, answers["challenger"])) if kind.kind == "binary" else (),
+        improvement=paired(champion) if champion is not None and judgeable else None,
+        over_baseline=paired(answers["baseline"]) if judgeable else None,
+        champion_version=champion_version,
+    )
+    return Evaluation(**{**evaluation.__dict__, "verdict": judge(rule, evaluation)})
+
+
+def judge(rule: EvaluationSpec, evaluation: Evaluation) -> Verdict:
+    """The spec's rule: enough rows, better than the baseline, better than the champion with the asked confidence."""
+    observed = evaluation.metrics["challenger"][rule.metric]
+    evidence = {"window": str(evaluation.window), "rows": evaluation.num_rows, "metrics": dict(evaluation.metrics)}
+
+    def verdict(passed: bool, threshold: float | None, *reasons: str) -> Verdict:
+        return Verdict(GATE, passed, rule.metric, observed, threshold, reasons, evidence)
+
+    if evaluation.num_rows < rule.min_rows:
+        return verdict(False, None, f"{evaluation.num_rows:,} labelled rows, {rule.min_rows:,} needed to judge")
+    if math.isnan(observed):
+        return verdict(False, None, f"{rule.metric} is undefined on these rows (one class only)")
+    base = evaluation.metrics["baseline"][rule.metric]
+    over = evaluation.over_baseline
+    if over is None or not over.lower > 0:
+        return verdict(
+            False, base, f"not better than the trivial baseline: {rule.metric} {observed:.4f} against {base:.4f}"
+        )
+    beats_baseline = f"{rule.metric} {observed:.4f}, baseline {base:.4f}"
+    gain = evaluation.improvement
+    if gain is None:
+        return verdict(True, base, beats_baseline, "no champion yet")
+    champion = evaluation.metrics["champion"][rule.metric]
+    threshold = champion + (rule.min_improvement if rule.metric in HIGHER_IS_BETTER else -rule.min_improvement)
+    told = (
+        f"{rule.metric} {observed:.4f} against the champion's {champion:.4f}: better by {gain.difference:+.4f} "
+        f"[{gain.lower:+.4f}, {gain.upper:+.4f}] at {rule.confidence:.0%}"
+    )
+    if gain.difference < rule.min_improvement:
+        return verdict(False, threshold, told, f"an improvement of at least {rule.min_improvement:g} is asked for")
+    if not gain.lower > 0:
+        return verdict(False, threshold, told, "the interval does not exclude that it is worse")
+    return verdict(True, threshold, told, beats_baseline)
+
+
+def _by_slice(
+    rule: EvaluationSpec, rows: pd.DataFrame, labels: Floats, answers: Mapping[str, Floats]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """metric by slice: feature -> category -> {rows, challenger, champion, ...}."""
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for name in rule.slices:
+        column = rows[name].astype("string").fillna("(missing)").to_numpy()
+        result[name] = {}
+        for category in sorted(set(column)):
+            inside = column == category
+            values = {
+                model: statistics.value(rule.metric, labels[inside], given[inside]) for model, given in answers.items()
+            }
+            result[name][str(category)] = {"rows": float(inside.sum()), **values}
+    return result

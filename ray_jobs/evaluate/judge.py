@@ -1,0 +1,58 @@
+"""Judge a challenger on the newest labelled rows, on the cluster."""
+
+from __future__ import annotations
+
+from millrace.dataset import StagedSet
+from millrace.encoding import labels
+from millrace.gate import Evaluation, baseline_answers, compare
+from millrace.package import load_predictor
+from millrace.settings import Settings
+from ray_jobs.cluster import object_store, pipeline_on_worker, run_all
+from ray_jobs.train.data import read_labelled
+from ray_jobs.train.request import Split
+
+
+def evaluate(
+    settings: Settings,
+    pipeline_name: str,
+    staged: StagedSet,
+    split: Split,
+    *,
+    challenger_key: str,
+    champion: tuple[str, str] | None,
+) -> Evaluation:
+    """Challenger, champion and the trivial baseline on the rows of the evaluation window.
+
+    Args:
+        challenger_key: key of the challenger's package.
+        champion: version and package key of the champion, where one serves.
+
+    Raises:
+        DataError: the window has no labelled rows.
+        PackageError: a package cannot be loaded.
+    """
+    return run_all(settings, judge, [(settings, pipeline_name, staged, split, challenger_key, champion)])[0]
+
+
+def judge(
+    settings: Settings,
+    pipeline_name: str,
+    staged: StagedSet,
+    split: Split,
+    challenger_key: str,
+    champion: tuple[str, str] | None,
+) -> Evaluation:
+    """The task itself: one process that loads the packages and answers the same rows with each."""
+    pipeline, store = pipeline_on_worker(settings, pipeline_name), object_store(settings)
+    data = pipeline.spec.data
+    rows = read_labelled(store, staged, data, split.evaluation)
+    fitted_on = labels(read_labelled(store, staged, data, split.training), data)
+    answers = {
+        "challenger": load_predictor(store.get(challenger_key), pipeline).predict_rows(rows),
+        "baseline": baseline_answers(data.label, fitted_on, len(rows)),
+    }
+    if champion is not None:
+        answers["champion"] = load_predictor(store.get(champion[1]), pipeline).predict_rows(rows)
+    return compare(
+        pipeline.spec, split.evaluation, rows, labels(rows, data), answers, None if champion is None else champion[0]
+    )

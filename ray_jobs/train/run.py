@@ -1,0 +1,81 @@
+"""Run a training request on Ray Train, or find that it was run before."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from millrace.errors import MillraceError, TrainingError
+from millrace.pipeline import Pipeline
+from millrace.storage import Artifact
+from ray_jobs.cluster import connect, object_store
+from ray_jobs.train.request import TrainRequest, TrainResult
+
+
+def find_result(request: TrainRequest) -> TrainResult | None:
+    """The result of an identical earlier request, or None."""
+    package = object_store(request.settings).find(request.package_key)
+    return None if package is None else _result(package, seconds=0.0, cached=True)
+
+
+def train(request: TrainRequest, pipeline: Pipeline, callbacks: Sequence[Any] = ()) -> TrainResult:
+    """Train on the cluster; `callbacks` are Ray Train's `UserCallback`s, run on its controller.
+
+    A run that was killed goes on after its last epoch when the same request comes again.
+
+    Raises:
+        TrainingError: the workers failed more often than training.max_failures.
+        MillraceError: what a worker raised of ours (bad data, a loss that is not finite).
+    """
+    if (found := find_result(request)) is not None:
+        return found
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    from ray_jobs.train.worker import train_worker
+
+    connect(request.settings)
+    spec = pipeline.spec.training
+    started = time.perf_counter()
+    resources = {"CPU": spec.cpus_per_worker} | ({"GPU": 1.0} if spec.use_gpu else {})
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"request": request},
+        scaling_config=ScalingConfig(
+            num_workers=spec.num_workers, use_gpu=spec.use_gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=f"{request.key}-{uuid.uuid4().hex[:8]}",
+            storage_path=f"{request.settings.objects}/ray_train/{request.pipeline_name}",
+            failure_config=FailureConfig(max_failures=spec.max_failures),
+            callbacks=list(callbacks),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise _training_error(request, spec.max_failures, error) from error
+    return _result(object_store(request.settings).get(request.package_key), seconds=time.perf_counter() - started)
+
+
+def _training_error(request: TrainRequest, max_failures: int, error: Exception) -> MillraceError:
+    failures = dict(getattr(error, "worker_failures", {}))
+    for failure in failures.values():
+        cause: BaseException | None = failure
+        while cause is not None:
+            if isinstance(cause, MillraceError):
+                return cause
+            cause = getattr(cause, "cause", None) or cause.__cause__
+    first = "; ".join(f"rank {rank}: {type(failure).__name__}: {failure}" for rank, failure in failures.items())
+    return TrainingError(
+        f"training run {request.key} of '{request.pipeline_name}' failed after {max_failures} restarts",
+        got=first or str(error),
+        next="run it again: it goes on after its last whole epoch",
+    )
+
+
+def _result(package: Artifact, *, seconds: float, cached: bool = False) -> TrainResult:
+    return TrainResult(package.key, package.digest, dict(package.summary["metrics"]), seconds, cached)
