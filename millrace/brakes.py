@@ -32,6 +32,8 @@ def decide(
         return BrakeDecision(
             False, f"{num_bad} of the newest {brakes.of_windows} windows bad, {brakes.bad_windows} needed"
         )
+    if now in incident_ends:
+        return BrakeDecision(False, "this window has its incident already")
     earlier = [end for end in incident_ends if end < now]
     if earlier and now - max(earlier) < timedelta(days=brakes.cool_down_days):
         return BrakeDecision(

@@ -1,0 +1,150 @@
+"""The inference log: what was asked and answered, and the outcomes that came later.
+
+Below a pipeline's folder (`inference_folder`) lie `answers` and `outcomes`, each a log of `millrace.segments`. A
+record is one request, column by column; a table has one line per row of a request. Each segment's header names its
+features and their types, so a segment is readable whatever the spec says by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from millrace.errors import SpecError
+from millrace.log_tables import ANSWERS, FIXED, OUTCOMES, PROBABILITY, read, schema_of, to_table
+from millrace.requests import ParsedOutcomes, ParsedRequest
+from millrace.segments import LogWriter
+from millrace.segments import compact as _compact
+from millrace.settings import Settings
+from millrace.spec import DataSpec, NumericFeature
+from millrace.window import Window
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_RESERVED = frozenset((*FIXED, "label", "known_at"))
+
+
+def inference_folder(settings: Settings, pipeline_name: str) -> Path:
+    """Folder of the pipeline's inference log."""
+    return settings.state / "inference" / pipeline_name
+
+
+def answers_header(data: DataSpec) -> dict[str, Any]:
+    """What a segment of answers holds.
+
+    Raises:
+        SpecError: a feature has the name of one of the log's own columns.
+    """
+    classes = data.label.classes
+    for name in data.features:
+        if name in _RESERVED or name in {f"{PROBABILITY}{value}" for value in classes}:
+            raise SpecError(
+                f"feature '{name}' has the name of a column of the inference log",
+                allowed=f"any name but {', '.join(sorted(_RESERVED))}",
+                next="rename the feature in pipeline.yaml and in its source",
+            )
+    types = {name: "number" if isinstance(f, NumericFeature) else "string" for name, f in data.features.items()}
+    return {"kind": ANSWERS, "features": types, "prediction": "string" if classes else "number", "classes": classes}
+
+
+def outcomes_header(data: DataSpec) -> dict[str, Any]:
+    """What a segment of outcomes holds."""
+    is_name = data.label.kind == "multiclass" or data.label.positive is not None
+    return {"kind": OUTCOMES, "label": "string" if is_name else "number"}
+
+
+def answers_writer(folder: Path, data: DataSpec, rotate_seconds: float) -> LogWriter:
+    """A writer of answers below the pipeline's `folder`."""
+    return LogWriter(folder / ANSWERS, answers_header(data), to_table, rotate_seconds)
+
+
+def outcomes_writer(folder: Path, data: DataSpec, rotate_seconds: float) -> LogWriter:
+    """A writer of outcomes below the pipeline's `folder`."""
+    return LogWriter(folder / OUTCOMES, outcomes_header(data), to_table, rotate_seconds)
+
+
+def answer_record(
+    request: ParsedRequest,
+    *,
+    request_id: str,
+    version: str,
+    answered_at: datetime,
+    seconds: float,
+    prediction: Sequence[float] | Sequence[str],
+    probabilities: Mapping[str, Sequence[float]] | None = None,
+) -> dict[str, Any]:
+    """One answered request. `probabilities` maps each class to a column, for multiclass labels."""
+    return {
+        "request_id": request_id,
+        "version": version,
+        "answered_at": round(answered_at.timestamp() * 1_000_000),
+        "seconds": seconds,
+        "row_id": request.row_ids,
+        "event_time": request.event_times,
+        "features": request.columns,
+        "prediction": prediction,
+        "probabilities": probabilities or {},
+    }
+
+
+def outcome_record(outcomes: ParsedOutcomes) -> dict[str, Any]:
+    """One report of outcomes."""
+    return {
+        "request_id": outcomes.request_ids,
+        "row": outcomes.rows,
+        "label": outcomes.labels,
+        "known_at": outcomes.known_at,
+    }
+
+
+def compact(folder: Path) -> list[Path]:
+    """Close the segments that killed writers left open below the pipeline's `folder`; the new files.
+
+    Raises:
+        DataError: a segment is damaged; the others are closed all the same.
+    """
+    return [path for part in (ANSWERS, OUTCOMES) for path in _compact(folder / part, to_table)]
+
+
+def read_answers(folder: Path, data: DataSpec, window: Window | None = None) -> pd.DataFrame:
+    """The answered rows below the pipeline's `folder`, oldest answer first.
+
+    With a `window`, those whose event lies in it; files outside it are skipped by their statistics. A row that was
+    asked twice under one request id is there once, with its newest answer.
+
+    Raises:
+        DataError: a segment is damaged.
+    """
+    found = read(folder / ANSWERS, schema_of(answers_header(data)), window).sort_values(
+        "answered_at", kind="stable", ignore_index=True
+    )
+    return _newest(found)
+
+
+def read_outcomes(folder: Path, data: DataSpec) -> pd.DataFrame:
+    """The outcomes below the pipeline's `folder`: request_id, row, label, known_at; the newest for each row.
+
+    Raises:
+        DataError: a segment is damaged.
+    """
+    found = read(folder / OUTCOMES, schema_of(outcomes_header(data)), None).sort_values(
+        "known_at", kind="stable", ignore_index=True
+    )
+    return _newest(found)
+
+
+def read_joined(folder: Path, data: DataSpec, window: Window | None = None) -> pd.DataFrame:
+    """The answered rows with `label` and `known_at`, empty where no outcome has arrived.
+
+    Raises:
+        DataError: a segment is damaged.
+    """
+    answers, outcomes = read_answers(folder, data, window), read_outcomes(folder, data)
+    return answers.merge(outcomes, on=["request_id", "row"], how="left", validate="one_to_one")
+
+
+def _newest(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.loc[~rows.duplicated(["request_id", "row"], keep="last")].reset_index(drop=True)

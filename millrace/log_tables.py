@@ -1,0 +1,207 @@
+"""From the inference log's segments to Arrow tables, with the types their headers name whatever the rows hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from millrace.errors import DataError
+from millrace.segments import CLOSED, OPEN, damaged_segment, split_lines
+from millrace.window import Window
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+ANSWERS = "answers"
+OUTCOMES = "outcomes"
+PROBABILITY = "probability_"
+
+#: Columns of the log itself; no feature may have one of these names.
+FIXED = ("request_id", "row", "row_id", "event_time", "version", "answered_at", "seconds", "prediction")
+
+Header = Mapping[str, Any]
+
+_MIN_BLOCK_BYTES = 1 << 20
+
+
+def schema_of(header: Header) -> pa.Schema:
+    """The columns of the table that a segment with this header becomes."""
+    import pyarrow as pa
+
+    time = pa.timestamp("us", tz="UTC")
+    if header["kind"] == OUTCOMES:
+        return pa.schema(
+            {"request_id": pa.string(), "row": pa.int64(), "label": _type(header["label"]), "known_at": time}
+        )
+    fields = {
+        "request_id": pa.string(),
+        "row": pa.int64(),
+        "row_id": pa.string(),
+        "event_time": time,
+        "version": pa.string(),
+        "answered_at": time,
+        "seconds": pa.float64(),
+        **{name: _type(kind) for name, kind in header["features"].items()},
+        "prediction": _type(header["prediction"]),
+        **{f"{PROBABILITY}{name}": pa.float64() for name in header["classes"]},
+    }
+    return pa.schema(fields)
+
+
+def to_table(header: Header, lines: bytes) -> pa.Table:
+    """The rows of a segment's whole record lines.
+
+    Raises:
+        ValueError: a line is no record.
+    """
+    schema = schema_of(header)
+    if not lines:
+        return schema.empty_table()
+    records = _read_lines(lines, _records_schema(header))
+    return _outcome_rows(records, schema) if header["kind"] == OUTCOMES else _answer_rows(records, schema)
+
+
+def read(folder: Path, schema: pa.Schema, window: Window | None) -> pd.DataFrame:
+    """All rows of the log in `folder`, open segments of living writers too; times in `window` only, when given.
+
+    Raises:
+        DataError: a segment is damaged, or holds a column in a type that `schema` cannot take.
+    """
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    closed, opened = _segments(folder)
+    condition = None
+    if window is not None:
+        start, end = (pa.scalar(moment, schema.field("event_time").type) for moment in (window.start, window.end))
+        condition = (ds.field("event_time") >= start) & (ds.field("event_time") < end)
+    try:
+        tables = [ds.dataset(table).to_table(filter=condition) for table in (_fit(table, schema) for table in opened)]
+        if closed:
+            files = ds.dataset([str(path) for path in closed], schema=schema, format="parquet")
+            tables.append(files.to_table(filter=condition))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(
+            f"the inference log in {folder} does not fit the spec",
+            got=str(error),
+            allowed="features that keep their kind",
+            next="read a window after the feature changed its kind, or move older segments out of the folder",
+        ) from error
+    return pa.concat_tables([schema.empty_table(), *tables]).to_pandas(coerce_temporal_nanoseconds=True)
+
+
+def _segments(folder: Path) -> tuple[list[Path], list[pa.Table]]:
+    """The Parquet files and the tables of the segments that are still lines, each segment once."""
+    closed = {path.stem: path for path in sorted(folder.glob(f"*{CLOSED}"))}
+    opened: list[pa.Table] = []
+    for path in sorted(folder.glob(f"*{OPEN}")):
+        if path.stem in closed:
+            continue
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            # It was closed since the listing: its Parquet file was there before its lines went.
+            closed[path.stem] = path.with_suffix(CLOSED)
+            continue
+        header, lines = split_lines(path, content)
+        try:
+            opened.append(to_table(header, lines))
+        except (ValueError, KeyError) as error:
+            raise damaged_segment(path, error) from error
+    return list(closed.values()), opened
+
+
+def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`table` with the columns of `schema`; those it lacks are empty."""
+    import pyarrow as pa
+
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _type(kind: str) -> pa.DataType:
+    import pyarrow as pa
+
+    return pa.float64() if kind == "number" else pa.string()
+
+
+def _records_schema(header: Header) -> pa.Schema:
+    import pyarrow as pa
+
+    if header["kind"] == OUTCOMES:
+        return pa.schema(
+            {
+                "request_id": pa.list_(pa.string()),
+                "row": pa.list_(pa.int64()),
+                "label": pa.list_(_type(header["label"])),
+                "known_at": pa.list_(pa.int64()),
+            }
+        )
+    return pa.schema(
+        {
+            "request_id": pa.string(),
+            "version": pa.string(),
+            "answered_at": pa.int64(),
+            "seconds": pa.float64(),
+            "row_id": pa.list_(pa.string()),
+            "event_time": pa.list_(pa.int64()),
+            "features": pa.struct({name: pa.list_(_type(kind)) for name, kind in header["features"].items()}),
+            "prediction": pa.list_(_type(header["prediction"])),
+            "probabilities": pa.struct({name: pa.list_(pa.float64()) for name in header["classes"]}),
+        }
+    )
+
+
+def _read_lines(lines: bytes, schema: pa.Schema) -> pa.Table:
+    # Arrow's reader works outside the interpreter lock, so closing a segment does not stall the requests beside it.
+    import pyarrow.json as pj
+
+    longest = max(map(len, lines.splitlines()))
+    table = pj.read_json(
+        BytesIO(lines),
+        read_options=pj.ReadOptions(use_threads=False, block_size=max(_MIN_BLOCK_BYTES, longest + 2)),
+        parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error"),
+    )
+    return table.combine_chunks()
+
+
+def _answer_rows(records: pa.Table, schema: pa.Schema) -> pa.Table:
+    import pyarrow.compute as pc
+
+    counts = pc.list_value_length(records["event_time"]).fill_null(0).to_numpy()
+    parents = np.repeat(np.arange(len(records)), counts)
+    features, probabilities = records["features"].combine_chunks(), records["probabilities"].combine_chunks()
+    columns: dict[str, Any] = {
+        name: records[name].take(parents) for name in ("request_id", "version", "answered_at", "seconds")
+    }
+    columns |= {name: pc.list_flatten(records[name]) for name in ("row_id", "event_time", "prediction")}
+    columns |= {field.name: pc.list_flatten(features.field(field.name)) for field in features.type}
+    columns |= {f"{PROBABILITY}{f.name}": pc.list_flatten(probabilities.field(f.name)) for f in probabilities.type}
+    columns["row"] = np.arange(len(parents)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return _table(columns, schema)
+
+
+def _outcome_rows(records: pa.Table, schema: pa.Schema) -> pa.Table:
+    import pyarrow.compute as pc
+
+    return _table({name: pc.list_flatten(records[name]) for name in schema.names}, schema)
+
+
+def _table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+    """Columns of equal length as `schema` orders and types them."""
+    import pyarrow as pa
+
+    arrays = []
+    for field in schema:
+        column = columns[field.name]
+        array = pa.array(column) if isinstance(column, np.ndarray) else column
+        arrays.append(array.cast(field.type))
+    return pa.table(arrays, schema=schema)

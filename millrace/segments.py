@@ -1,0 +1,270 @@
+"""A log that many processes append to: JSON lines while a segment is open, Parquet once it is closed.
+
+A segment is one file of one writer, `<id>.jsonl`: a header line, then one line per record. The writer holds an
+exclusive `flock` on it, which the kernel releases when the process ends, however it ends. So who can take the lock
+of a segment knows that its owner is gone: no process ids to compare, none to be reused. Closing a segment writes
+`<id>.parquet` under a temporary name, renames it and removes the JSON lines; a reader that sees both counts one.
+
+What is not covered: no fsync per record. A killed process loses nothing that `append` returned from; a power cut
+may lose the last seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from millrace.errors import DataError, ServiceError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OPEN = ".jsonl"
+CLOSED = ".parquet"
+
+_ABANDONED_SECONDS = 3600.0
+
+#: From a segment's header and its whole record lines to the table that is stored.
+ToTable = Callable[[Mapping[str, Any], bytes], "pa.Table"]
+
+
+@dataclass
+class _Segment:
+    path: Path
+    fd: int
+    num_bytes: int
+    opened_at: float
+
+
+class LogWriter:
+    """Appends records to segments below `folder`; each is on its way to the disk before `append` returns.
+
+    `header` describes the records to `to_table`. A background thread closes segments older than `rotate_seconds` or
+    larger than `rotate_bytes`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        header: Mapping[str, Any],
+        to_table: ToTable,
+        rotate_seconds: float,
+        rotate_bytes: int = 16_000_000,
+    ) -> None:
+        self.folder = folder
+        self.header = dict(header)
+        self._to_table = to_table
+        self._rotate_seconds = rotate_seconds
+        self._rotate_bytes = rotate_bytes
+        self._lock = threading.Lock()
+        self._segment: _Segment | None = None
+        self._full: queue.SimpleQueue[_Segment | None] = queue.SimpleQueue()
+        self._is_closed = False
+        folder.mkdir(parents=True, exist_ok=True)
+        self._thread = threading.Thread(target=self._rotate_forever, name="log-rotation", daemon=True)
+        self._thread.start()
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write `record` as one line in one system call.
+
+        Raises:
+            ServiceError: the disk refuses it; nothing of the record stays in the log.
+        """
+        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        with self._lock:
+            if self._is_closed:
+                raise ServiceError(f"the log in {self.folder} is closed", next="send the request again")
+            try:
+                segment = self._segment or self._open()
+                _write(segment, line)
+            except OSError as error:
+                raise ServiceError(
+                    f"the log in {self.folder} cannot be written", got=str(error), next="free disk space"
+                ) from error
+            if segment.num_bytes >= self._rotate_bytes:
+                self._retire()
+
+    def rotate(self) -> None:
+        """Close the open segment now and wait until it is Parquet."""
+        with self._lock:
+            segment, self._segment = self._segment, None
+        if segment is not None:
+            self._finish(segment)
+
+    def close(self) -> None:
+        """Close the open segment and stop the background thread; later appends are refused."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._retire()
+        self._full.put(None)
+        self._thread.join()
+
+    def _open(self) -> _Segment:
+        self._segment = _create(self.folder, self.header)
+        return self._segment
+
+    def _retire(self) -> None:
+        """Hand the open segment to the background thread. The lock is held."""
+        if self._segment is not None:
+            self._full.put(self._segment)
+            self._segment = None
+
+    def _rotate_forever(self) -> None:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                segment = self._full.get(timeout=min(self._rotate_seconds / 4, 1.0))
+                if segment is None:
+                    return
+                self._finish(segment)
+                continue
+            with self._lock:
+                if self._segment and time.monotonic() - self._segment.opened_at >= self._rotate_seconds:
+                    self._retire()
+
+    def _finish(self, segment: _Segment) -> None:
+        try:
+            _to_parquet(segment.path, segment.fd, self._to_table)
+        except (DataError, OSError):
+            # The lines stay: readers see them, and the next `compact` tries again and reports.
+            pass
+        finally:
+            os.close(segment.fd)
+
+
+def compact(folder: Path, to_table: ToTable) -> list[Path]:
+    """Turn the segments whose writers are gone into Parquet; the new files. Any number of processes may do it at once.
+
+    Raises:
+        DataError: a segment is damaged; the others are done all the same.
+    """
+    _remove_abandoned(folder)
+    done: list[Path] = []
+    damaged: DataError | None = None
+    for path in sorted(folder.glob(f"*{OPEN}")):
+        try:
+            if _take_over(path, to_table):
+                done.append(path.with_suffix(CLOSED))
+        except DataError as error:
+            damaged = damaged or error
+    if damaged is not None:
+        raise damaged
+    return done
+
+
+def split_lines(path: Path, content: bytes) -> tuple[dict[str, Any], bytes]:
+    """The header and the whole record lines of an open segment; a torn last line was never answered and is dropped.
+
+    Raises:
+        DataError: the header cannot be read.
+    """
+    whole = content[: content.rfind(b"\n") + 1]
+    first, _, lines = whole.partition(b"\n")
+    try:
+        header = orjson.loads(first)
+        if not isinstance(header, dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise damaged_segment(path, error) from error
+    return header, lines
+
+
+def damaged_segment(path: Path, error: Exception) -> DataError:
+    """The error for a segment whose lines cannot be read."""
+    return DataError(
+        f"log segment {path} is damaged",
+        got=str(error),
+        allowed="one JSON object a line, as its writer left it",
+        next="move the file out of the folder, then read again",
+    )
+
+
+def _create(folder: Path, header: Mapping[str, Any]) -> _Segment:
+    """A new segment, locked before anyone can see it under its name."""
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    partial = folder / f".{name}.new"
+    fd = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND, 0o640)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        segment = _Segment(folder / f"{name}{OPEN}", fd, 0, time.monotonic())
+        _write(segment, orjson.dumps(header, option=orjson.OPT_APPEND_NEWLINE))
+        partial.rename(segment.path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return segment
+
+
+def _write(segment: _Segment, line: bytes) -> None:
+    """Append `line` whole or not at all."""
+    written = 0
+    try:
+        written = os.write(segment.fd, line)
+    finally:
+        if written == len(line):
+            segment.num_bytes += written
+        else:
+            os.ftruncate(segment.fd, segment.num_bytes)
+    if written != len(line):
+        raise OSError(f"only {written} of {len(line)} bytes were written")
+
+
+def _take_over(path: Path, to_table: ToTable) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The file may have been finished by another process between the open and the lock.
+        return os.fstat(fd).st_nlink > 0 and _to_parquet(path, fd, to_table)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _to_parquet(path: Path, fd: int, to_table: ToTable) -> bool:
+    """Replace the segment by its Parquet file; the caller holds the lock through `fd`."""
+    import pyarrow.parquet as pq
+
+    target = path.with_suffix(CLOSED)
+    if not target.exists():
+        content = os.pread(fd, os.fstat(fd).st_size, 0)
+        header, lines = split_lines(path, content)
+        partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
+        try:
+            pq.write_table(to_table(header, lines), partial, compression="zstd")
+            _fsync(partial)
+        except ValueError as error:
+            raise damaged_segment(path, error) from error
+        partial.rename(target)
+    path.unlink(missing_ok=True)
+    return True
+
+
+def _fsync(path: Path) -> None:
+    # The lines are removed next: unlike them, a closed segment must survive a power cut.
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove half-made files of killed processes; none holds a record that is not elsewhere."""
+    for path in (*folder.glob(".*.new"), *folder.glob(".*.tmp")):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                path.unlink()

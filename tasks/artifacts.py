@@ -1,0 +1,190 @@
+"""What a person sees of a flow run in the Prefect UI: tables, plots, links."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+
+from prefect.artifacts import create_markdown_artifact
+
+from millrace.dataset import StagedSet
+from millrace.gate import Evaluation
+from millrace.verdict import Verdict
+
+
+def key(pipeline: str, part: str) -> str:
+    """A Prefect artifact key: lower case, digits and dashes."""
+    return f"{pipeline}-{part}".replace("_", "-").lower()
+
+
+def staged_set(staged: StagedSet, verdict: Verdict) -> None:
+    reasons = table(["reason", "rows"], [[reason, f"{count:,}"] for reason, count in staged.reasons.items()])
+    create_markdown_artifact(
+        key=key(staged.pipeline, "staged"),
+        description="The staged data set and its quarantine",
+        markdown=f"""# Staged data set
+
+{_mark(verdict.passed)} {verdict.summary}
+
+{
+            table(
+                ["", ""],
+                [
+                    ["window", str(staged.window)],
+                    ["as known at", f"{staged.as_of:%Y-%m-%d %H:%M}"],
+                    ["rows", f"{staged.num_rows:,}"],
+                    ["of them without an outcome", f"{staged.num_unlabelled:,}"],
+                    ["quarantined", f"{staged.num_quarantined:,}"],
+                    ["shards", str(len(staged.shards))],
+                    ["digest", f"`{staged.digest}`"],
+                    ["manifest", f"`{staged.key}`"],
+                ],
+            )
+        }
+
+## Quarantine
+
+{reasons if staged.reasons else "Nothing was quarantined."}
+""",
+    )
+
+
+def training_curves(pipeline: str, history: Sequence[Mapping[str, float]], best_epoch: int) -> None:
+    """Loss by epoch as a plot, and the numbers below it."""
+    rows = [
+        [
+            f"{epoch['epoch']:.0f}",
+            *(f"{epoch[name]:.5g}" for name in ("training_loss", "validation_loss", "rows_per_second")),
+        ]
+        for epoch in history
+    ]
+    create_markdown_artifact(
+        key=key(pipeline, "training"),
+        description="Training curves",
+        markdown=f"""# Training curves
+
+![loss by epoch]({_loss_plot(history, best_epoch)})
+
+Best epoch: {best_epoch}
+
+{table(["epoch", "training loss", "validation loss", "rows per second"], rows)}
+""",
+    )
+
+
+def evaluation(pipeline: str, result: Evaluation) -> None:
+    verdict = result.verdict
+    names = sorted({name for metrics in result.metrics.values() for name in metrics})
+    models = [model for model in ("challenger", "champion", "baseline") if model in result.metrics]
+    slices = "\n\n".join(
+        f"### By {feature}\n\n"
+        + table(
+            [feature, "rows", *models],
+            [
+                [name, f"{part['rows']:,.0f}", *(f"{part[model]:.4f}" for model in models)]
+                for name, part in sorted(parts.items(), key=lambda item: -item[1]["rows"])
+            ],
+        )
+        for feature, parts in result.slices.items()
+    )
+    bins = table(
+        ["rows", "said", "happened"],
+        [[f"{part.num_rows:,}", f"{part.mean_answer:.3f}", f"{part.mean_label:.3f}"] for part in result.calibration],
+    )
+    create_markdown_artifact(
+        key=key(pipeline, "verdict"),
+        description="The promotion gate's verdict",
+        markdown=f"""# {_mark(verdict.passed)} {"Promoted" if verdict.passed else "Refused"}
+
+{bullets(verdict.reasons)}
+
+Judged on {result.num_rows:,} labelled rows of {result.window}.
+
+{
+            table(
+                ["metric", *models],
+                [
+                    [name, *(f"{result.metrics[model].get(name, float('nan')):.4f}" for model in models)]
+                    for name in names
+                ],
+            )
+        }
+
+{slices}
+
+{"## Calibration of the challenger" if result.calibration else ""}
+
+{bins if result.calibration else ""}
+""",
+    )
+
+
+def rollout(pipeline: str, version: str, lines: Mapping[str, str]) -> None:
+    create_markdown_artifact(
+        key=key(pipeline, "rollout"),
+        description=f"Version {version} serves",
+        markdown=f"# Version {version} serves\n\n{table(['', ''], [[name, text] for name, text in lines.items()])}\n",
+    )
+
+
+def drift(
+    pipeline: str, verdicts: Sequence[Verdict], columns: Mapping[str, tuple[float, bool]], report_url: str, brake: str
+) -> None:
+    """The drift table, worst first, with a link to Evidently's report."""
+    rows = [
+        [f"`{name}`", f"{score:.4f}", "**drifted**" if drifted else ""]
+        for name, (score, drifted) in sorted(columns.items(), key=lambda item: -item[1][0])
+    ]
+    create_markdown_artifact(
+        key=key(pipeline, "check"),
+        description="Drift and quality of the newest window",
+        markdown=f"""# Check
+
+{chr(10).join(f"- {_mark(verdict.passed)} {verdict.summary}" for verdict in verdicts)}
+
+Brakes: {brake}
+
+Evidently's report: [{report_url}]({report_url})
+
+{table(["feature", "distance", ""], rows)}
+""",
+    )
+
+
+def note(pipeline: str, part: str, description: str, markdown: str) -> None:
+    create_markdown_artifact(key=key(pipeline, part), description=description, markdown=markdown)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _mark(passed: bool) -> str:
+    return "✅" if passed else "❌"
+
+
+def _loss_plot(history: Sequence[Mapping[str, float]], best_epoch: int) -> str:
+    """The losses by epoch as a data URL, so that the plot lives in the artifact itself."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    epochs = [epoch["epoch"] for epoch in history]
+    axes.plot(epochs, [epoch["training_loss"] for epoch in history], marker="o", label="training")
+    axes.plot(epochs, [epoch["validation_loss"] for epoch in history], marker="o", label="validation")
+    axes.axvline(best_epoch, color="grey", linestyle=":", label="best epoch")
+    axes.set(xlabel="epoch", ylabel="loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend()
+    buffer = BytesIO()
+    figure.savefig(buffer, format="svg")
+    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"

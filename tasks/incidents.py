@@ -1,0 +1,106 @@
+"""From an incident to exactly one training: the event, the response, and the reconciler.
+
+The ledger is the truth; Prefect's event is the fast path. An incident's key is the idempotency key of the training's
+flow run, so however often the event comes, one training starts.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import httpx
+from prefect.deployments import run_deployment
+
+from millrace.errors import ServiceError, UnknownNameError
+from millrace.ledger import Incident, Ledger
+from millrace.logs import get_logger
+from millrace.settings import Settings
+from tasks.run import Run, step
+
+EVENT = "millrace.incident.opened"
+RESOURCE = "millrace.pipeline"
+TRAINING = "training/training"
+_TIMEOUT_SECONDS = 10.0
+
+
+@step
+def announce_incidents(run: Run) -> list[str]:
+    """Send the event of each incident that nobody has answered: this one's, and any that was lost before."""
+    unanswered = run.ledger.unanswered(run.pipeline.name)
+    for incident in unanswered:
+        send_event(run.settings, incident)
+    return [incident.key for incident in unanswered]
+
+
+def send_event(settings: Settings, incident: Incident) -> None:
+    """Put the incident's event on Prefect's bus, waiting until the server has it.
+
+    Raises:
+        ServiceError: the server does not take it. The incident stays unanswered and is sent again.
+    """
+    event = {
+        # Of the fact and the minute: a duplicate within Prefect's de-duplication window is dropped, a re-send is not.
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{incident.key}/{datetime.now(UTC):%Y%m%d%H%M}")),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": EVENT,
+        "resource": {
+            "prefect.resource.id": f"{RESOURCE}.{incident.pipeline}",
+            "prefect.resource.name": incident.pipeline,
+            "millrace.incident": incident.key,
+        },
+        "payload": {"incident": incident.key, "kind": incident.kind, "version": incident.version},
+    }
+    try:
+        response = httpx.post(f"{settings.prefect_api_url}/events", json=[event], timeout=_TIMEOUT_SECONDS)
+        response.raise_for_status()
+    except httpx.HTTPError as error:
+        raise ServiceError(
+            f"Prefect at {settings.prefect_url} did not take the event of {incident.key}",
+            got=str(error),
+            next="start it with `millrace up`; the next check sends the event again",
+        ) from error
+
+
+def find_incident(ledger: Ledger, key: str) -> Incident:
+    """The incident that an event names. An event proves nothing: what is not in the ledger is refused.
+
+    Raises:
+        UnknownNameError: the ledger has no such incident.
+    """
+    incident = ledger.incident(key)
+    if incident is None:
+        raise UnknownNameError(f"no incident '{key}' in the ledger", next="nothing: the event is not one of ours")
+    return incident
+
+
+def start_training(settings: Settings, ledger: Ledger, incident: Incident) -> str:
+    """Start the training that answers `incident`, or find the one that was started; returns its flow run's id."""
+    flow_run = run_deployment(
+        TRAINING,
+        parameters={
+            "pipeline": incident.pipeline,
+            "as_of": incident.window.end.isoformat(),
+            "incident": incident.key,
+        },
+        flow_run_name=f"{incident.pipeline}-{incident.window.end:%Y-%m-%d}-{incident.kind}",
+        idempotency_key=incident.key,
+        as_subflow=False,
+        timeout=0,
+    )
+    answer = ledger.answer_incident(incident.key, str(flow_run.id))
+    get_logger().info("incident answered", incident=incident.key, pipeline=incident.pipeline, training=answer)
+    return answer
+
+
+@contextmanager
+def answering(run: Run, incident: str | None) -> Iterator[None]:
+    """Record `failed` as the incident's outcome when its training fails; success records its own."""
+    try:
+        yield
+    except BaseException:
+        if incident is not None:
+            run.ledger.close_incident(incident, "failed")
+        raise

@@ -1,0 +1,229 @@
+"""The adapter to MLflow: runs, model versions, aliases. Nothing is loaded through MLflow: packages are read by us."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from millrace.errors import ServiceError, UnknownNameError, nearest
+from millrace.package import CARD
+from millrace.settings import Settings
+from millrace.spec import PipelineSpec
+from millrace.storage import Artifact
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models.signature import ModelSignature
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+
+_PACKAGE_KEY = "millrace.package_key"
+_PACKAGE_DIGEST = "millrace.package_digest"
+_RUN_KEY = "millrace.run_key"
+_MAX_TAG_CHARS = 4000
+_MAX_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A package registered in MLflow."""
+
+    pipeline: str
+    version: str
+    package_key: str
+    package_digest: str
+    aliases: tuple[str, ...]
+    created_at: float
+    run_id: str
+    tags: Mapping[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"aliases": list(self.aliases)}
+
+
+class Registry:
+    """MLflow's tracking server and model registry, as Millrace uses them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.mlflow_url
+
+    @cached_property
+    def _client(self) -> Any:
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=self._url, registry_uri=self._url)
+
+    @contextmanager
+    def _asking(self) -> Iterator[Any]:
+        """The client; its errors become ours."""
+        import requests
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield self._client
+        except (MlflowException, requests.RequestException) as error:
+            raise ServiceError(
+                f"MLflow at {self._url} does not do what was asked", got=str(error), next="look at `millrace status`"
+            ) from error
+
+    # Runs -----------------------------------------------------------------------------------------------------
+
+    def run_for(self, pipeline: str, run_key: str, parameters: Mapping[str, Any]) -> str:
+        """Id of the MLflow run of the training run `run_key`; made once, found again when it is repeated."""
+        with self._asking() as client:
+            experiment = client.get_experiment_by_name(pipeline)
+            experiment_id = experiment.experiment_id if experiment else client.create_experiment(pipeline)
+            found = client.search_runs([experiment_id], filter_string=f"tags.`{_RUN_KEY}` = '{run_key}'", max_results=1)
+            if found:
+                return str(found[0].info.run_id)
+            from mlflow.entities import Param
+
+            run = client.create_run(experiment_id, run_name=run_key[:12], tags={_RUN_KEY: run_key})
+            client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in parameters.items()])
+            return str(run.info.run_id)
+
+    def finish_run(self, run_id: str, metrics: Mapping[str, float], history: Sequence[Mapping[str, float]]) -> None:
+        """Close a run with its final metrics and every epoch's, those that could not be logged on the way included."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        values = [Metric(name, value, now, 0) for name, value in metrics.items()]
+        values += [Metric(name, value, now, int(epoch["epoch"])) for epoch in history for name, value in epoch.items()]
+        with self._asking() as client:
+            for start in range(0, len(values), _MAX_BATCH):
+                client.log_batch(run_id, metrics=values[start : start + _MAX_BATCH])
+            client.set_terminated(run_id)
+
+    def keep_report(self, version: Version, path: Path) -> str:
+        """Keep an HTML report beside the version's run; returns where a person looks at it."""
+        with self._asking() as client:
+            client.log_artifact(version.run_id, str(path), "checks")
+            experiment = client.get_run(version.run_id).info.experiment_id
+        return f"{self._url}/#/experiments/{experiment}/runs/{version.run_id}/artifacts/checks/{path.name}"
+
+    # Versions -------------------------------------------------------------------------------------------------
+
+    def register(
+        self,
+        package: Artifact,
+        spec: PipelineSpec,
+        *,
+        run_id: str,
+        tags: Mapping[str, str],
+        metrics: Mapping[str, float],
+    ) -> Version:
+        """The model version of `package`; registered once, found again when the run is repeated."""
+        known = [version for version in self.versions(spec.name) if version.package_digest == package.digest]
+        if known:
+            return known[0]
+        with self._asking() as client, tempfile.TemporaryDirectory() as folder:
+            _write_model_folder(Path(folder), package, spec, run_id, metrics)
+            client.log_artifacts(run_id, folder, "model")
+            self._ensure_model(client, spec)
+            made = client.create_model_version(
+                spec.name,
+                source=f"runs:/{run_id}/model",
+                run_id=run_id,
+                description=package.read(CARD).decode(),
+                tags={_PACKAGE_KEY: package.key, _PACKAGE_DIGEST: package.digest}
+                | {name: value[:_MAX_TAG_CHARS] for name, value in tags.items()},
+            )
+        return _version(made)
+
+    def versions(self, pipeline: str) -> list[Version]:
+        """All versions of a pipeline's model, newest first."""
+        with self._asking() as client:
+            found = client.search_model_versions(f"name = '{pipeline}'", max_results=1000)
+            aliases = client.get_registered_model(pipeline).aliases if found else {}
+        return sorted((_version(item, aliases) for item in found), key=lambda version: -int(version.version))
+
+    def version(self, pipeline: str, number: str) -> Version:
+        """One version.
+
+        Raises:
+            UnknownNameError: it is not registered.
+        """
+        known = {version.version: version for version in self.versions(pipeline)}
+        if number not in known:
+            raise UnknownNameError(
+                f"pipeline '{pipeline}' has no version {number}",
+                allowed=nearest(number, known),
+                next=f"list them with `millrace versions {pipeline}`",
+            )
+        return known[number]
+
+    def by_alias(self, pipeline: str, alias: str) -> Version | None:
+        """The version that bears `alias`, or None."""
+        return next((version for version in self.versions(pipeline) if alias in version.aliases), None)
+
+    def set_alias(self, version: Version, alias: str) -> None:
+        with self._asking() as client:
+            client.set_registered_model_alias(version.pipeline, alias, version.version)
+
+    def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
+        with self._asking() as client:
+            for name, value in tags.items():
+                client.set_model_version_tag(version.pipeline, version.version, name, value[:_MAX_TAG_CHARS])
+
+    def _ensure_model(self, client: Any, spec: PipelineSpec) -> None:
+        if not client.search_registered_models(f"name = '{spec.name}'"):
+            client.create_registered_model(spec.name, description=spec.description)
+
+    def url(self, version: Version) -> str:
+        """Where a person looks at the version."""
+        return f"{self._url}/#/models/{version.pipeline}/versions/{version.version}"
+
+
+def signature(spec: PipelineSpec) -> ModelSignature:
+    """The feature contract as an MLflow signature."""
+    from mlflow.models.signature import ModelSignature
+    from mlflow.types.schema import ColSpec, Schema
+
+    inputs = [
+        ColSpec("double" if feature.kind == "numeric" else "string", name, required=not feature.nullable)
+        for name, feature in spec.data.features.items()
+    ]
+    kind = spec.data.label.kind
+    outputs = {
+        "binary": [ColSpec("double", "probability")],
+        "multiclass": [
+            ColSpec("string", "class"),
+            *(ColSpec("double", f"probability_{c}") for c in spec.data.label.classes),
+        ],
+        "regression": [ColSpec("double", "value")],
+    }[kind]
+    return ModelSignature(inputs=Schema([*inputs]), outputs=Schema([*outputs]))
+
+
+def _write_model_folder(
+    folder: Path, package: Artifact, spec: PipelineSpec, run_id: str, metrics: Mapping[str, float]
+) -> None:
+    """The package's files and an MLmodel that describes them; its flavour has no loader: MLflow cannot run it."""
+    from mlflow.models import Model
+
+    for name in package.entries:
+        (folder / name).write_bytes(package.read(name))
+    flavour = {"package_key": package.key, "package_digest": package.digest, "weights": "weights.safetensors"}
+    model = Model(run_id=run_id, signature=signature(spec), flavors={"millrace": flavour}, metadata=dict(metrics))
+    model.save(str(folder / "MLmodel"))
+
+
+def _version(item: ModelVersion, aliases: Mapping[str, str] | None = None) -> Version:
+    names = tuple(sorted(alias for alias, number in (aliases or {}).items() if str(number) == str(item.version)))
+    return Version(
+        pipeline=item.name,
+        version=str(item.version),
+        package_key=item.tags.get(_PACKAGE_KEY, ""),
+        package_digest=item.tags.get(_PACKAGE_DIGEST, ""),
+        aliases=names,
+        created_at=item.creation_timestamp / 1000,
+        run_id=str(item.run_id),
+        tags=dict(item.tags),
+    )

@@ -1,0 +1,148 @@
+"""The steps of a training: stage, train, evaluate, register."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from millrace.dataset import StagedSet
+from millrace.errors import DataError, QuarantineError
+from millrace.gate import Evaluation
+from millrace.provenance import code_digest, commit, lock_digest
+from millrace.verdict import Verdict
+from millrace.window import Window
+from ray_jobs.evaluate.judge import evaluate
+from ray_jobs.stage.shards import source_extent, stage
+from ray_jobs.train.request import Split, TrainRequest, TrainResult, make_request
+from ray_jobs.train.run import find_result, train
+from tasks import artifacts
+from tasks.registry import CHALLENGER, CHAMPION, Registry, Version
+from tasks.run import Run, step
+
+
+@step
+def stage_data(run: Run, as_of: datetime) -> StagedSet:
+    """Stage everything the source has up to `as_of`.
+
+    Raises:
+        QuarantineError: more rows break the feature contract than the spec allows.
+        DataError: the source has nothing before `as_of`.
+    """
+    extent = source_extent(run.pipeline)
+    if as_of <= extent.start:
+        raise DataError(
+            f"pipeline '{run.pipeline.name}' has no data before {as_of:%Y-%m-%d}",
+            got=f"as_of {as_of.isoformat()}",
+            allowed=f"a time after {extent.start.isoformat()}",
+            next="give a later as_of",
+        )
+    staged, verdict = stage(run.settings, run.pipeline, Window(extent.start, min(as_of, extent.end)), as_of)
+    artifacts.staged_set(staged, verdict)
+    require(verdict, staged)
+    return staged
+
+
+def require(verdict: Verdict, staged: StagedSet) -> None:
+    """Stop the flow when too much of the data is bad."""
+    if not verdict.passed:
+        raise QuarantineError(
+            f"staging of '{staged.pipeline}' is refused: {verdict.reasons[0]}",
+            got="; ".join(verdict.reasons[1:]) or None,
+            next="look at the quarantine files beside the shards; correct the source, or the contract in pipeline.yaml",
+        )
+
+
+def split_by_time(run: Run, staged: StagedSet) -> Split:
+    """Training, validation and evaluation windows, none of which sees a later one.
+
+    Raises:
+        DataError: the staged window is too short for them.
+    """
+    spec = run.pipeline.spec
+    try:
+        return Split.of(run.pipeline, staged.window, staged.window.end)
+    except ValueError:
+        raise DataError(
+            f"{staged.window} is too short to fit, stop and judge on",
+            allowed=f"more than evaluation.window_days ({spec.evaluation.window_days:g}) and "
+            f"training.validation_days ({spec.training.validation_days:g}) together",
+            next="give a later as_of, or shorten the two",
+        ) from None
+
+
+def training_request(run: Run, staged: StagedSet, split: Split, incident: str | None) -> TrainRequest:
+    lineage = {"code": code_digest(), "lock": lock_digest(), "commit": commit(), "incident": incident or ""}
+    return make_request(run.settings, run.pipeline, staged, split, lineage)
+
+
+@step
+def train_model(run: Run, request: TrainRequest) -> TrainResult:
+    """Fit the model on the cluster; an identical earlier run's package is taken as it is.
+
+    Raises:
+        TrainingError: the workers failed more often than the spec allows.
+    """
+    if (found := find_result(request)) is not None:
+        return found
+    from tasks.epoch_metrics import EpochMetrics
+
+    mlflow_run = open_mlflow_run(run, request)
+    result = train(request, run.pipeline, [EpochMetrics(run.settings.mlflow_url, mlflow_run)])
+    package = run.store.get(result.package_key)
+    Registry(run.settings).finish_run(mlflow_run, result.metrics, package.lineage["history"])
+    artifacts.training_curves(run.pipeline.name, package.lineage["history"], int(result.metrics["best_epoch"]))
+    spec = run.pipeline.spec.training
+    workers = spec.num_workers
+    run.spend("train", result.seconds, workers * spec.cpus_per_worker, workers if spec.use_gpu else 0)
+    return result
+
+
+def open_mlflow_run(run: Run, request: TrainRequest) -> str:
+    """The MLflow run of this training run, with the spec's parameters."""
+    spec = run.pipeline.spec
+    parameters = {
+        f"{section}.{name}": value
+        for section in ("model", "training")
+        for name, value in getattr(spec, section).model_dump(mode="json").items()
+    }
+    windows = {name: f"{part['start']} to {part['end']}" for name, part in request.split.as_dict().items()}
+    return Registry(run.settings).run_for(
+        spec.name, request.key, parameters | windows | {"data": request.staged.digest}
+    )
+
+
+@step
+def evaluate_model(run: Run, request: TrainRequest, result: TrainResult) -> Evaluation:
+    """Judge the challenger against the champion and a trivial baseline on the newest labelled rows."""
+    champion = Registry(run.settings).by_alias(run.pipeline.name, CHAMPION)
+    evaluation = evaluate(
+        run.settings,
+        run.pipeline.name,
+        request.staged,
+        request.split,
+        challenger_key=result.package_key,
+        champion=None if champion is None else (champion.version, champion.package_key),
+    )
+    artifacts.evaluation(run.pipeline.name, evaluation)
+    return evaluation
+
+
+@step
+def register_model(run: Run, request: TrainRequest, result: TrainResult, evaluation: Evaluation) -> Version:
+    """Register the package as the challenger, its verdict beside it."""
+    registry = Registry(run.settings)
+    challenger = {f"evaluation_{name}": value for name, value in evaluation.metrics["challenger"].items()}
+    version = registry.register(
+        run.store.get(result.package_key),
+        run.pipeline.spec,
+        run_id=open_mlflow_run(run, request),
+        tags={
+            "millrace.verdict": evaluation.verdict.summary,
+            "millrace.data_digest": request.staged.digest,
+            "millrace.commit": str(request.lineage["commit"]),
+            "millrace.incident": str(request.lineage["incident"]),
+            "millrace.flow_run": run.id,
+        },
+        metrics=dict(result.metrics) | challenger,
+    )
+    registry.set_alias(version, CHALLENGER)
+    return version
