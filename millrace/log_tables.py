@@ -92,7 +92,8 @@ def read(folder: Path, schema: pa.Schema, window: Window | None) -> pd.DataFrame
             allowed="features that keep their kind",
             next="read a window after the feature changed its kind, or move older segments out of the folder",
         ) from error
-    return pa.concat_tables([schema.empty_table(), *tables]).to_pandas(coerce_temporal_nanoseconds=True)
+    rows: pd.DataFrame = pa.concat_tables([schema.empty_table(), *tables]).to_pandas(coerce_temporal_nanoseconds=True)
+    return rows
 
 
 def _segments(folder: Path) -> tuple[list[Path], list[pa.Table]]:

@@ -10,28 +10,44 @@ from typing import Any
 
 import structlog
 
+LOGGER = "millrace"
 
-def configure(level: str = "INFO", *, json_lines: bool = False) -> None:
-    """Set up logging once, in an entry point; importing modules never does."""
-    renderer: Any = structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer()
+
+def configure(level: str = "INFO", *, json_lines: bool = False, handler: logging.Handler | None = None) -> None:
+    """Set up logging, in an entry point; importing modules never does.
+
+    Events go through the standard library's logger `millrace`, so that Prefect can keep a flow run's lines too. They
+    are written to `handler`, by default to stderr: what a command prints on stdout is its answer, and may be JSON.
+    """
+    renderer: Any = structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
+            structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        # stderr: what a command prints on stdout is its answer, and may be JSON.
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+    logger = logging.getLogger(LOGGER)
+    logger.setLevel(level)
+    handler = handler or logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.set_name(LOGGER)
+    logger.handlers = [*(known for known in logger.handlers if known.get_name() != LOGGER), handler]
+    logger.propagate = False
+
+
+def is_configured() -> bool:
+    return structlog.is_configured()
 
 
 def get_logger() -> structlog.stdlib.BoundLogger:
     """A logger that carries the identifiers bound by `identified`."""
-    logger: structlog.stdlib.BoundLogger = structlog.get_logger()
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger(LOGGER)
     return logger
 
 

@@ -102,6 +102,13 @@ def headline(answers: NDArray[np.float32], spec: PipelineSpec) -> NDArray[Any]:
     return answers
 
 
+def logged_answers(rows: pd.DataFrame, spec: PipelineSpec) -> NDArray[np.float32]:
+    """The answers in rows of the inference log, in the shape `Predictor.predict` gave them."""
+    label = spec.data.label
+    columns = [f"probability_{name}" for name in label.classes] if label.kind == "multiclass" else PREDICTION
+    return rows[columns].to_numpy(dtype=np.float32)
+
+
 def publish_package(
     store: ObjectStore,
     key: str,

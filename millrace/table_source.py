@@ -6,6 +6,7 @@ requests: booleans are "true" and "false", whole numbers have no decimal point, 
 
 from __future__ import annotations
 
+import os
 import warnings
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -159,14 +160,21 @@ def parse_times(column: pd.Series, name: str, time_format: str | None) -> pd.Ser
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas warns when it falls back to a slower parser; the count decides here
         readings = [_as_times(column, options) for options in _time_readings(column, time_format)]
-    # The reading that loses fewest cells wins; the first of equals, so month/day goes before day/month.
-    times = min(readings, key=lambda reading: int(reading.isna().sum()))
+    # The reading that loses fewest cells wins; ISO 8601 goes first.
+    lost = [int(reading.isna().sum()) for reading in readings]
+    times = readings[lost.index(min(lost))]
     if times.isna().all():
         raise SourceError(
             f"column '{name}' holds no times",
             got=column.dropna().head(3).tolist(),
             allowed="timestamps, ISO 8601 text or seconds since 1970",
             next="name another column, or set time_format in data.source_options",
+        )
+    if len(readings) == 3 and lost[0] > lost[1] == lost[2] and not readings[1].equals(readings[2]):
+        raise SourceError(
+            f"column '{name}' may be read as month/day or as day/month",
+            got=column.dropna().head(3).tolist(),
+            next="set time_format, for example %d/%m/%Y",
         )
     return times
 
@@ -195,4 +203,6 @@ def _as_times(column: pd.Series, options: dict[str, Any]) -> pd.Series:
 def _absolute(table: str, folder: Path | None) -> str:
     if "://" in table:
         return table
-    return str((folder or Path.cwd()) / Path(table).expanduser())
+    # By its letters, after links are followed: `millrace new` reads the table before the folder is there.
+    start = (folder or Path.cwd()).resolve()
+    return os.path.normpath(start / Path(table).expanduser())

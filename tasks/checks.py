@@ -13,9 +13,9 @@ from millrace import checks, statistics
 from millrace.brakes import BrakeDecision, decide
 from millrace.encoding import labels
 from millrace.errors import ConflictError
-from millrace.inference_log import answers_as_predicted, read_joined
+from millrace.inference_log import inference_folder, read_joined
 from millrace.ledger import CheckRecord, Incident
-from millrace.package import package_spec, reference_sample
+from millrace.package import logged_answers, package_spec, reference_sample
 from millrace.verdict import Verdict
 from millrace.window import Window, newest_full
 from tasks import artifacts
@@ -75,7 +75,8 @@ def champion_of(run: Run) -> Version:
 def check_window(run: Run, window: Window) -> Checked:
     """Judge the champion's answers in `window`: drift against its reference, quality on arrived outcomes."""
     champion = champion_of(run)
-    rows = read_joined(run.settings, run.pipeline.name, run.pipeline.spec.data, window)
+    folder = inference_folder(run.settings, run.pipeline.name)
+    rows = read_joined(folder, run.pipeline.spec.data, window)
     rows = rows[rows["version"] == champion.version].reset_index(drop=True)
     num_outcomes = int(rows["label"].notna().sum())
     minimum = run.pipeline.spec.monitoring.min_rows
@@ -103,7 +104,7 @@ def _measure(
     observed = statistics.value(
         spec.evaluation.metric,
         labels(judged.rename(columns={"label": spec.data.label.column}), spec.data),
-        answers_as_predicted(judged, spec.data),
+        logged_answers(judged, spec),
     )
     current = run.pipeline.spec
     verdicts = (

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import httpx
-from prefect.deployments import run_deployment
 
 from millrace.errors import ServiceError, UnknownNameError
 from millrace.ledger import Incident, Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings
+from tasks.prefect_api import submit
 from tasks.run import Run, step
 
 EVENT = "millrace.incident.opened"
@@ -78,19 +78,14 @@ def find_incident(ledger: Ledger, key: str) -> Incident:
 
 def start_training(settings: Settings, ledger: Ledger, incident: Incident) -> str:
     """Start the training that answers `incident`, or find the one that was started; returns its flow run's id."""
-    flow_run = run_deployment(
+    started = submit(
+        settings,
         TRAINING,
-        parameters={
-            "pipeline": incident.pipeline,
-            "as_of": incident.window.end.isoformat(),
-            "incident": incident.key,
-        },
-        flow_run_name=f"{incident.pipeline}-{incident.window.end:%Y-%m-%d}-{incident.kind}",
+        {"pipeline": incident.pipeline, "as_of": incident.window.end.isoformat(), "incident": incident.key},
+        name=f"{incident.pipeline}-{incident.window.end:%Y-%m-%d}-{incident.kind}",
         idempotency_key=incident.key,
-        as_subflow=False,
-        timeout=0,
     )
-    answer = ledger.answer_incident(incident.key, str(flow_run.id))
+    answer = ledger.answer_incident(incident.key, started)
     get_logger().info("incident answered", incident=incident.key, pipeline=incident.pipeline, training=answer)
     return answer
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from millrace.contract import check, known_at
 from millrace.errors import ConflictError, ServiceError
-from millrace.inference_log import read_answers
+from millrace.inference_log import inference_folder, read_answers
 from millrace.spec import DataSpec
 from millrace.window import Window
 from ray_jobs.stage.shards import read_source
@@ -104,7 +104,7 @@ def _asked_before(run: Run, window: Window, late: timedelta) -> list[dict[str, A
         return []
     data = run.pipeline.spec.data
     before = Window(window.start - late, window.start)
-    asked = read_answers(run.settings, run.pipeline.name, data, before)
+    asked = read_answers(inference_folder(run.settings, run.pipeline.name), data, before)
     if asked.empty:
         return []
     rows = check(read_source(run.pipeline, before, window.end), data, before).good

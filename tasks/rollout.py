@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ray_jobs.serve.deploy import Deployed, deploy
+
 from millrace.errors import ConflictError
 from millrace.gate import Evaluation
 from millrace.ledger import Decision
 from ray_jobs.cluster import connect
-from ray_jobs.serve.deploy import Deployed, deploy
 from tasks import artifacts
 from tasks.registry import CHAMPION, Registry, Version
 from tasks.run import Run, step
@@ -54,6 +55,12 @@ def serve_version(run: Run, version: Version) -> Deployed:
     deployed = deploy(run.settings, run.pipeline.name, version.version, version.package_key, version.package_digest)
     Registry(run.settings).set_alias(version, CHAMPION)
     return deployed
+
+
+@step
+def serve_again(run: Run, version: Version) -> Deployed:
+    """Make sure that the champion answers: after a restart of the cluster, or a kill between two steps."""
+    return serve_version(run, version)
 
 
 @step

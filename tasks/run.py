@@ -18,6 +18,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.runtime import flow_run
 from prefect.tasks import Task
 
+from millrace import logs
 from millrace.errors import MillraceError
 from millrace.ledger import Ledger
 from millrace.logs import get_logger, identified
@@ -65,6 +66,8 @@ def start_run(pipeline: str) -> Run:
         SpecError: its pipeline.yaml is broken.
     """
     settings = load_settings()
+    if not logs.is_configured():
+        logs.configure(settings.log_level, json_lines=settings.log_json)
     return Run(settings, load_pipeline(pipeline, settings.pipelines), str(flow_run.get_id() or "local"))
 
 

@@ -1,0 +1,21 @@
+"""Answer an incident's event: start one training for it, however often the event comes."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from millrace.ledger import Ledger
+from millrace.settings import load_settings
+from tasks.incidents import find_incident, start_training
+
+
+@flow(name="respond", persist_result=False)
+def respond(incident: str) -> str:
+    """Start the training that answers an incident, and record which one it is.
+
+    Args:
+        incident: Key of the incident in the ledger, as its event carries it.
+    """
+    settings = load_settings()
+    ledger = Ledger(settings.ledger)
+    return start_training(settings, ledger, find_incident(ledger, incident))

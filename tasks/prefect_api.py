@@ -1,0 +1,119 @@
+"""The adapter to Prefect's API: start a deployment, follow its run. Light enough for the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from millrace.errors import ConflictError, MillraceError, ServiceError, UnknownNameError
+from millrace.settings import Settings
+
+FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+_TIMEOUT_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """A task run as a person follows it."""
+
+    id: str
+    name: str
+    state: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FlowState:
+    """A flow run as a person follows it; `message` is what its state says."""
+
+    id: str
+    name: str
+    state: str
+    message: str
+    seconds: float
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL_STATES
+
+
+def submit(
+    settings: Settings,
+    deployment: str,
+    parameters: dict[str, Any],
+    *,
+    name: str | None = None,
+    idempotency_key: str | None = None,
+) -> str:
+    """Start a run of `deployment` (FLOW/NAME); with an idempotency key, find the run that was started. Returns its id.
+
+    Raises:
+        UnknownNameError: there is no such deployment.
+        ConflictError: Prefect refuses the parameters.
+        ServiceError: Prefect does not answer.
+    """
+    found = _ask(settings, "GET", f"/deployments/name/{deployment}", missing=deployment)
+    body: dict[str, Any] = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    if name is not None:
+        body["name"] = name
+    if idempotency_key is not None:
+        body["idempotency_key"] = idempotency_key
+    return str(_ask(settings, "POST", f"/deployments/{found['id']}/create_flow_run", body)["id"])
+
+
+def flow_state(settings: Settings, flow_run: str) -> FlowState:
+    """Where a flow run stands."""
+    found = _ask(settings, "GET", f"/flow_runs/{flow_run}", missing=flow_run)
+    state = found.get("state") or {}
+    return FlowState(
+        flow_run, found["name"], state.get("type", "PENDING"), state.get("message") or "", found["total_run_time"]
+    )
+
+
+def task_states(settings: Settings, flow_run: str) -> Iterator[TaskState]:
+    """The flow run's task runs, in the order in which they started."""
+    body = {"flow_runs": {"id": {"any_": [flow_run]}}, "sort": "EXPECTED_START_TIME_ASC", "limit": 200}
+    for item in _ask(settings, "POST", "/task_runs/filter", body):
+        name = item["name"].rsplit("-", 1)[0]
+        yield TaskState(item["id"], name, item.get("state_type") or "PENDING", item["total_run_time"])
+
+
+def error_of(state: FlowState) -> MillraceError:
+    """The error that ended a flow run, as one of ours: its class gives the exit code."""
+    text = state.message.split("exception: ", 1)[-1]
+    name, _, message = text.partition(": ")
+    kinds = {kind.__name__: kind for kind in _subclasses(MillraceError)}
+    if name in kinds and not name.startswith("Request"):
+        return kinds[name](message.strip())
+    return MillraceError(
+        f"flow run '{state.name}' ended as {state.state.lower()}",
+        got=text or None,
+        next=f"look at its logs in the Prefect UI, flow run {state.id}",
+    )
+
+
+def _subclasses(kind: type[MillraceError]) -> Iterator[type[MillraceError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _subclasses(child)
+
+
+def _ask(settings: Settings, method: str, path: str, body: object = None, missing: str | None = None) -> Any:
+    try:
+        response = httpx.request(method, f"{settings.prefect_api_url}{path}", json=body, timeout=_TIMEOUT_SECONDS)
+    except httpx.HTTPError as error:
+        raise ServiceError(
+            f"Prefect at {settings.prefect_url} does not answer",
+            got=str(error) or None,
+            next="start it with `millrace up`",
+        ) from error
+    if response.status_code == httpx.codes.NOT_FOUND and missing is not None:
+        raise UnknownNameError(f"Prefect knows no '{missing}'", next="register the deployments with `millrace up`")
+    if response.status_code in (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY):
+        raise ConflictError(f"Prefect refuses {method} {path}", got=response.text, next="check the parameters")
+    if response.is_error:
+        raise ServiceError(f"Prefect answers {response.status_code} to {method} {path}", got=response.text)
+    return response.json()
