@@ -22,13 +22,4 @@ def replay(pipeline: str, start: datetime, end: datetime, rows_per_request: int 
         end: End of the window, in event time; not included.
         rows_per_request: Rows in one request.
     """
-    done = replay_window(start_run(pipeline), Window(start, end), rows_per_request)
-    return {
-        "window": done.window.as_dict(),
-        "requests": done.num_requests,
-        "rows": done.num_rows,
-        "outcomes": done.num_outcomes,
-        "failed": done.failed,
-        "median_ms": done.median_ms,
-        "p99_ms": done.p99_ms,
-    }
+    return replay_window(start_run(pipeline), Window(start, end), rows_per_request).as_dict()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import pandas as pd
 
 from millrace.encoding import TableInputs
-from millrace.errors import ConfigError, SourceError, UnknownNameError, nearest
+from millrace.errors import ConfigError, MillraceError, SourceError, UnknownNameError, nearest
 from millrace.spec import PipelineSpec
 from millrace.spec.load import load_spec, pipeline_dir
 from millrace.storage import digest_bytes
@@ -75,6 +75,8 @@ class Pipeline:
         factory = self._load(self.spec.data.source, "data.source")
         try:
             source = factory(**self.spec.data.source_options)
+        except MillraceError:
+            raise
         except Exception as error:
             raise SourceError(
                 f"pipeline '{self.name}': {self.spec.data.source} cannot be built with data.source_options",
@@ -125,7 +127,8 @@ def load_module(folder: Path, module_name: str, field: str) -> ModuleType:
         raise UnknownNameError(
             f"{field}: {path} does not exist", allowed=nearest(module_name, known), next=f"correct {field}"
         )
-    qualified = f"millrace_pipelines.{folder.name}.{digest_bytes(path.read_bytes())[:12]}.{module_name}"
+    identity = digest_bytes(str(path.resolve()).encode() + path.read_bytes())
+    qualified = f"millrace_pipelines.{folder.name}.{identity[:12]}.{module_name}"
     if qualified in sys.modules:
         return sys.modules[qualified]
     spec = importlib.util.spec_from_file_location(qualified, path)

@@ -24,6 +24,8 @@ from tasks.registry import CHAMPION, Registry, Version
 from tasks.rollout import PROMOTED
 from tasks.run import Run, step
 
+CHECKED = "checked"
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -83,13 +85,20 @@ def check_window(run: Run, window: Window) -> Checked:
     if len(rows) < minimum:
         reason = f"version {champion.version} answered {len(rows):,} rows in {window}, {minimum:,} needed to judge"
         brake = BrakeDecision(False, reason)
-        return Checked(window, champion.version, len(rows), num_outcomes, (), brake, None, "")
+        return _recorded(run, Checked(window, champion.version, len(rows), num_outcomes, (), brake, None, ""))
     verdicts, columns, report_url = _measure(run, champion, window, rows)
     brake = _judge_history(run, champion, window, verdicts)
     incident = _open_incident(run, champion, window, verdicts, brake)
     shown = brake.reason if incident is None else f"incident {incident.key}: {brake.reason}"
     artifacts.drift(run.pipeline.name, verdicts, columns, report_url, shown)
-    return Checked(window, champion.version, len(rows), num_outcomes, verdicts, brake, incident, report_url)
+    return _recorded(
+        run, Checked(window, champion.version, len(rows), num_outcomes, verdicts, brake, incident, report_url)
+    )
+
+
+def _recorded(run: Run, checked: Checked) -> Checked:
+    run.ledger.decide(run.pipeline.name, CHECKED, run.id, checked.as_dict())
+    return checked
 
 
 def _measure(

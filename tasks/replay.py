@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,12 +13,15 @@ import orjson
 import pandas as pd
 
 from millrace.contract import check, known_at
-from millrace.errors import ConflictError, ServiceError
+from millrace.errors import ConflictError, DataError, ServiceError
 from millrace.inference_log import inference_folder, read_answers
+from millrace.pipeline import Pipeline
 from millrace.spec import DataSpec
 from millrace.window import Window
 from ray_jobs.stage.shards import read_source
 from tasks.run import Run, step
+
+REPLAYED = "replayed"
 
 _OUTCOMES_PER_REQUEST = 1000
 _TIMEOUT_SECONDS = 30.0
@@ -37,6 +40,9 @@ class Replayed:
     failed: int
     median_ms: float
     p99_ms: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"window": self.window.as_dict()}
 
 
 @step
@@ -72,7 +78,9 @@ def replay_window(run: Run, window: Window, rows_per_request: int, progress: Pro
                 progress(min((batch + 1) * rows_per_request, len(rows)), len(rows))
         num_outcomes += _send_outcomes(client, base, pending, until=pd.Timestamp(window.end), rest=True)
     median, p99 = np.percentile(times, [50, 99]) if times else (float("nan"), float("nan"))
-    return Replayed(window, len(times), len(rows), num_outcomes, failed, float(median), float(p99))
+    done = Replayed(window, len(times), len(rows), num_outcomes, failed, float(median), float(p99))
+    run.ledger.decide(run.pipeline.name, REPLAYED, run.id, done.as_dict())
+    return done
 
 
 def _requests(
@@ -151,3 +159,14 @@ def _post(client: httpx.Client, url: str, body: bytes, headers: dict[str, str]) 
     if answer.status_code == httpx.codes.NOT_FOUND:
         raise ConflictError(f"{url} does not exist: no version serves", next="train one with `millrace run`")
     return answer
+
+
+def example_request(pipeline: Pipeline, window: Window) -> bytes:
+    """The body of a request for the first good row of `window`."""
+    data = pipeline.spec.data
+    for day in window.split("day"):
+        rows = check(read_source(pipeline, day, day.end), data, day).good.head(1)
+        if len(rows):
+            _, body, _ = next(_requests(pipeline.name, rows, known_at(rows, data), data, 1))
+            return body
+    raise DataError(f"the source of '{pipeline.name}' has no good row in {window}", next="look at `millrace validate`")

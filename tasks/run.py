@@ -6,6 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -27,12 +28,26 @@ from millrace.settings import Settings, load_settings
 from millrace.storage import ObjectStore
 from millrace.window import utc
 
+#: Told of each step's begin (seconds None) and end, for a terminal that follows along: (step, seconds).
+StepListener = Callable[[str, float | None], None]
+_listener: ContextVar[StepListener | None] = ContextVar("step_listener", default=None)
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _RETRIES = 2
 _RETRY_DELAY_SECONDS = 2
 _LEASE_SECONDS = 60
+
+
+@contextmanager
+def listening(listener: StepListener) -> Iterator[None]:
+    """Tell `listener` of the steps of flows that run inside the block, in this process."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 @dataclass(frozen=True)
@@ -99,11 +114,15 @@ def step(function: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run
 
     @functools.wraps(function)
     def timed(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
-        started = time.perf_counter()
+        started, listener = time.perf_counter(), _listener.get()
         with identified(pipeline=run.pipeline.name, run=run.id, step=name):
+            if listener is not None:
+                listener(name, None)
             result = function(run, *args, **kwargs)
             seconds = time.perf_counter() - started
             get_logger().info(f"{name} done", seconds=round(seconds, 2))
+            if listener is not None:
+                listener(name, seconds)
         return result
 
     wrapped = task(

@@ -1,0 +1,1 @@
+"""Serving: the ingress replica that answers, and how a version gets there."""

@@ -1,0 +1,263 @@
+"""The `millrace` command. Heavy libraries are imported inside the commands: `--help` must answer at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from millrace.errors import ConfigError, MillraceError
+
+app = typer.Typer(
+    name="millrace",
+    help="Train, judge, serve and watch models, and train them again when the world has moved.\n\n"
+    "Begin with `millrace demo flight_delays`: it starts the embedded stack and closes the loop on a year of flights.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Name = Annotated[str, typer.Argument(help="Name of the pipeline: a folder below MILLRACE_PIPELINES_DIR.")]
+AsOf = Annotated[
+    str | None,
+    typer.Option("--as-of", metavar="TIME", help="Use what was known at this time (ISO 8601); default: now."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout, for scripts.")]
+
+
+@app.command()
+def up(as_json: Json = False) -> None:
+    """Start the embedded stack: Prefect, its worker, MLflow, Ray, Ray Serve. Safe to repeat.
+
+    All state lives below .millrace (MILLRACE_STATE_DIR moves it); everything listens on loopback.
+    """
+    from flows.stack import bring_up
+
+    _answer(bring_up(_settings()).as_dict(), as_json, "stack")
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show which parts of the stack run, where they answer, and what each pipeline serves."""
+    from flows.stack import stack_and_pipelines
+
+    _answer(stack_and_pipelines(_settings()), as_json, "stack")
+
+
+@app.command()
+def down() -> None:
+    """Stop the embedded stack and leave no process behind. State is kept: `millrace up` goes on."""
+    from flows.stack import take_down
+
+    take_down(_settings())
+
+
+@app.command()
+def validate(name: Name, as_json: Json = False) -> None:
+    """Check a pipeline: its spec, that its code loads, that its source answers. Writes nothing."""
+    from flows.inspect import validate_pipeline
+
+    _answer(validate_pipeline(_settings(), name), as_json, "validation")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of pipeline.yaml, for editors.
+
+    In an editor with a YAML language server: `millrace schema > pipeline.schema.json`, and in the file's first line
+    `# yaml-language-server: $schema=pipeline.schema.json`.
+    """
+    from millrace.spec import PipelineSpec
+
+    typer.echo(json.dumps(PipelineSpec.model_json_schema(), indent=2))
+
+
+@app.command()
+def run(name: Name, as_of: AsOf = None, as_json: Json = False) -> None:
+    """Train a challenger and promote it when it is better than what serves."""
+    from flows.follow import run_training
+
+    _answer(run_training(_settings(), name, _time(as_of)), as_json, "training")
+
+
+@app.command()
+def check(name: Name, as_of: AsOf = None, as_json: Json = False) -> None:
+    """Check the newest window of answered requests for drift and quality; a bad one may start a retraining."""
+    from flows.follow import run_check
+
+    _answer(run_check(_settings(), name, _time(as_of)), as_json, "check")
+
+
+@app.command()
+def replay(
+    name: Name,
+    start: Annotated[str, typer.Option("--start", metavar="TIME", help="Begin of the window (ISO 8601).")],
+    end: Annotated[str, typer.Option("--end", metavar="TIME", help="End of the window, not included.")],
+    rows_per_request: Annotated[int, typer.Option(min=1, max=10_000, help="Rows in one request.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Send a window of the past through the live endpoint, in event-time order, outcomes as they became known."""
+    from flows.follow import run_replay
+
+    begin, finish = _time(start), _time(end)
+    if begin is None or finish is None or begin >= finish:
+        raise ConfigError("--start must lie before --end", got=f"{start} and {end}", next="swap them")
+    _answer(run_replay(_settings(), name, begin, finish, rows_per_request), as_json, "replay")
+
+
+@app.command()
+def rollback(
+    name: Name,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="VERSION", help="The version; default: the one before.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Let the version that served before serve again, without a dropped request."""
+    from flows.follow import run_rollback
+
+    _answer(run_rollback(_settings(), name, to), as_json, "rollback")
+
+
+@app.command()
+def versions(name: Name, as_json: Json = False) -> None:
+    """List the model's versions: which serves, how each was judged."""
+    from flows.inspect import list_versions
+
+    _answer(list_versions(_settings(), name), as_json, "versions")
+
+
+@app.command()
+def demo(
+    name: Name = "flight_delays",
+    first: Annotated[
+        str | None, typer.Option("--first", metavar="TIME", help="Train the first model as of this time (ISO 8601).")
+    ] = None,
+    last: Annotated[str | None, typer.Option("--last", metavar="TIME", help="End the demo at this time.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Close the loop on a pipeline's past: train, serve, replay, check, retrain, promote, window by window.
+
+    Stopped or failed on the way, it goes on where it was when it is started again.
+    """
+    from flows.demo import run_demo
+
+    _answer(run_demo(_settings(), name, _time(first), _time(last)), as_json, "demo")
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the new pipeline: lower case, digits, underscores.")],
+    table: Annotated[
+        str, typer.Option("--from", metavar="FILE_OR_URL", help="CSV or Parquet, a path or an fsspec URL.")
+    ],
+    time: Annotated[str, typer.Option("--time", metavar="COLUMN", help="Column with the time of the event.")],
+    label: Annotated[str, typer.Option("--label", metavar="COLUMN", help="Column with what is predicted.")],
+    row_id: Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Column that names a row.")] = None,
+    known_after_days: Annotated[
+        float, typer.Option(min=0, help="Days after the event at which its label becomes known.")
+    ] = 0.0,
+    time_format: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="How times are written (strptime), where they are ambiguous.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the pipeline folder of that name.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a pipeline folder for your own table: a contract inferred from it, a sound model, gates and brakes.
+
+    It runs as it is: `millrace demo NAME` closes the loop on it. Correct what was inferred in its pipeline.yaml.
+    """
+    from flows.inspect import create
+
+    made = create(
+        _settings(),
+        name,
+        table,
+        time=time,
+        label=label,
+        row_id=row_id,
+        known_after_days=known_after_days,
+        time_format=time_format,
+        force=force,
+    )
+    _answer(made, as_json, "created")
+
+
+def main() -> None:
+    """Run the command; an error becomes a message and an exit code, never a traceback."""
+    try:
+        app(standalone_mode=False)
+    except MillraceError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("stopped; run the same command again to go on", 130)
+    except Exception as error:  # noqa: BLE001 - the last line of defence of a command line
+        _unexpected(error)
+
+
+def _unexpected(error: Exception) -> NoReturn:
+    import click
+
+    if isinstance(error, click.exceptions.Abort):
+        _fail("stopped", 130)
+    if isinstance(error, click.ClickException):
+        error.show()
+        sys.exit(error.exit_code)
+    if os.environ.get("MILLRACE_LOG_LEVEL") == "DEBUG":
+        raise error
+    _fail(
+        f"unexpected {type(error).__name__}: {error}\n  next: set MILLRACE_LOG_LEVEL=DEBUG to see the traceback, and report it",
+        1,
+    )
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    typer.echo(f"millrace: {message}", err=True)
+    sys.exit(exit_code)
+
+
+def _settings() -> Any:
+    """The settings, with the environment that the libraries behind the commands read when they are imported."""
+    from infra.local.environment import environment
+    from millrace import logs
+    from millrace.settings import load_settings
+
+    settings = load_settings()
+    os.environ.update(environment(settings))
+    logs.configure(settings.log_level, json_lines=settings.log_json)
+    return settings
+
+
+def _time(text: str | None) -> Any:
+    if text is None:
+        return None
+    from datetime import datetime
+
+    from millrace.window import utc
+
+    try:
+        return utc(datetime.fromisoformat(text))
+    except ValueError:
+        raise ConfigError(
+            "a time cannot be read", got=text, allowed="ISO 8601, for example 2013-04-01 or 2013-04-01T12:00:00Z"
+        ) from None
+
+
+def _answer(answer: Any, as_json: bool, kind: str) -> None:
+    """Print an answer: JSON for scripts, tables for people."""
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2, default=str))
+        return
+    from flows import show
+
+    shower: Callable[[Any], None] = getattr(show, kind)
+    shower(answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Start a deployment and follow its run in the terminal, step by step."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any
+
+from flows.progress import Progress
+from millrace.errors import MillraceError
+from millrace.ledger import Ledger
+from millrace.pipeline import load_pipeline
+from millrace.settings import Settings
+from tasks.prefect_api import FlowState, error_of, flow_state, submit, task_states
+
+_POLL_SECONDS = 0.3
+
+
+def run_training(settings: Settings, name: str, as_of: datetime | None) -> dict[str, Any]:
+    """Run the training deployment; its outcome."""
+    flow_run = _run(settings, name, "training/training", _given(pipeline=name, as_of=as_of))
+    return {"pipeline": name, **record_of(settings, name, "trained", flow_run)}
+
+
+def run_check(settings: Settings, name: str, as_of: datetime | None) -> dict[str, Any]:
+    """Run the monitoring deployment; the newest check."""
+    return record_of(
+        settings, name, "checked", _run(settings, name, "monitoring/monitoring", _given(pipeline=name, as_of=as_of))
+    )
+
+
+def run_replay(settings: Settings, name: str, start: datetime, end: datetime, rows_per_request: int) -> dict[str, Any]:
+    """Run the replay deployment; what was sent and answered."""
+    parameters = _given(pipeline=name, start=start, end=end, rows_per_request=rows_per_request)
+    return record_of(settings, name, "replayed", _run(settings, name, "replay/replay", parameters))
+
+
+def run_rollback(settings: Settings, name: str, to_version: str | None) -> dict[str, Any]:
+    """Roll back in this process: no worker has to start before traffic moves."""
+    load_pipeline(name, settings.pipelines)
+    from flows.rollback import rollback
+    from tasks.run import listening
+
+    progress = Progress()
+    with progress.spinner("rolling back"), listening(progress.step):
+        return rollback(name, to_version)
+
+
+def record_of(settings: Settings, name: str, kind: str, flow_run: str) -> dict[str, Any]:
+    """What a flow run left in the ledger."""
+    found = [decision for decision in Ledger(settings.ledger).decisions(name, kind) if decision.subject == flow_run]
+    return dict(found[-1].detail)
+
+
+def _run(settings: Settings, name: str, deployment: str, parameters: dict[str, Any]) -> str:
+    load_pipeline(name, settings.pipelines)  # a broken spec is told at once, not by a failed flow run
+    progress = Progress()
+    flow_run = submit(settings, deployment, parameters)
+    progress.line(deployment.split("/", maxsplit=1)[0], f"{settings.prefect_url}/runs/flow-run/{flow_run}")
+    state = follow(settings, flow_run, progress)
+    if state.state != "COMPLETED":
+        raise error_of(state)
+    return flow_run
+
+
+def follow(settings: Settings, flow_run: str, progress: Progress) -> FlowState:
+    """Print each task run as it ends, until the flow run has ended; its last state."""
+    told: set[str] = set()
+    with progress.spinner("waiting for the worker"):
+        while True:
+            state = flow_state(settings, flow_run)
+            for task in task_states(settings, flow_run):
+                if task.state == "RUNNING":
+                    progress.doing(task.name)
+                if task.state in ("COMPLETED", "FAILED") and task.id not in told:
+                    told.add(task.id)
+                    failed = task.state == "FAILED"
+                    progress.line("", task.name.replace("_", " "), task.seconds, "red" if failed else "")
+            if state.is_final:
+                return state
+            time.sleep(_POLL_SECONDS)
+
+
+def wait_for_response(settings: Settings, incident: str, seconds: float) -> str:
+    """The flow run that answers an incident, once the ledger knows it.
+
+    Raises:
+        MillraceError: nobody has answered in time.
+    """
+    ledger, deadline = Ledger(settings.ledger), time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = ledger.incident(incident)
+        if found is not None and found.response is not None:
+            return found.response
+        time.sleep(_POLL_SECONDS)
+    raise MillraceError(
+        f"nobody has answered {incident} in {seconds:.0f} s",
+        next="look at the runs of `respond` in the Prefect UI; the next check sends the event again",
+    )
+
+
+def _given(**parameters: Any) -> dict[str, Any]:
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in parameters.items()
+        if value is not None
+    }

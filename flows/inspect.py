@@ -1,0 +1,133 @@
+"""Answers that need no flow: is a pipeline sound, which versions has it, and a new one from a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from millrace.contract import check
+from millrace.encoding import TableInputs, encode
+from millrace.errors import DataError, PackageError
+from millrace.ledger import Ledger
+from millrace.pipeline import Pipeline, load_pipeline
+from millrace.settings import Settings
+from millrace.window import Window, period_start
+
+_TRIED_ROWS = 64
+
+
+def validate_pipeline(settings: Settings, name: str) -> dict[str, Any]:
+    """The spec, the code and the source of a pipeline, each tried; the first that is wrong raises.
+
+    Raises:
+        SpecError: pipeline.yaml is broken.
+        ConfigError: its code does not load.
+        SourceError: its source does not answer with the table that the spec describes.
+        PackageError: its module does not take the spec's inputs.
+    """
+    from ray_jobs.stage.shards import read_source, source_extent
+
+    pipeline = load_pipeline(name, settings.pipelines)
+    extent = source_extent(pipeline)
+    window = Window(max(extent.start, period_start(extent.end, pipeline.spec.data.partition)), extent.end)
+    rows = read_source(pipeline, window, extent.end)
+    if rows.empty:
+        raise DataError(f"the source of '{name}' has no rows in {window}", next="correct its extent()")
+    checked = check(rows, pipeline.spec.data, window)
+    parameters = _try_model(pipeline, checked.good.head(_TRIED_ROWS)) if len(checked.good) else 0
+    reasons = checked.quarantined["quarantine_reason"].value_counts().head(5).to_dict()
+    return {
+        "pipeline": name,
+        "folder": str(pipeline.folder),
+        "extent": extent.as_dict(),
+        "sampled_window": window.as_dict(),
+        "rows": checked.num_rows,
+        "unlabelled": checked.unlabelled,
+        "quarantined": len(checked.quarantined),
+        "quarantine_reasons": {str(reason): int(count) for reason, count in reasons.items()},
+        "features": {"numeric": len(pipeline.spec.data.numeric), "categorical": len(pipeline.spec.data.categorical)},
+        "model_parameters": parameters,
+    }
+
+
+def _try_model(pipeline: Pipeline, rows: Any) -> int:
+    """Build the module and give it a few rows; its number of parameters."""
+    import torch
+
+    data = pipeline.spec.data
+    try:
+        module = pipeline.build_model(TableInputs.fit(rows, data), pipeline.spec.model.options).eval()
+        with torch.inference_mode():
+            logits = module({name: torch.from_numpy(array) for name, array in encode(rows, data).items()})
+    except Exception as error:
+        raise PackageError(
+            f"pipeline '{pipeline.name}': its module does not take a batch of the spec's features",
+            got=f"{type(error).__name__}: {error}",
+            next=f"correct {pipeline.folder}/model.py or model.options",
+        ) from error
+    expected = (len(rows), data.label.outputs)
+    if tuple(logits.shape) != expected:
+        raise PackageError(
+            f"pipeline '{pipeline.name}': its module answers with the wrong shape",
+            got=tuple(logits.shape),
+            allowed=f"{expected}: rows, outputs",
+            next=f"correct {pipeline.folder}/model.py",
+        )
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def list_versions(settings: Settings, name: str) -> dict[str, Any]:
+    """The model's versions, newest first."""
+    load_pipeline(name, settings.pipelines)
+    from tasks.registry import Registry
+
+    decided = {d.subject: d.kind for d in Ledger(settings.ledger).decisions(name) if d.kind in ("promoted", "refused")}
+    return {
+        "pipeline": name,
+        "versions": [
+            {**version.as_dict(), "decision": decided.get(version.version, "none yet")}
+            for version in Registry(settings).versions(name)
+        ],
+    }
+
+
+def create(
+    settings: Settings,
+    name: str,
+    table: str,
+    *,
+    time: str,
+    label: str,
+    row_id: str | None,
+    known_after_days: float,
+    time_format: str | None,
+    force: bool,
+) -> dict[str, Any]:
+    """A new pipeline folder for a table."""
+    from millrace.scaffold.write import create_pipeline
+
+    made = create_pipeline(
+        name,
+        table,
+        time=time,
+        label=label,
+        id=row_id,
+        pipelines_dir=settings.pipelines,
+        known_after_days=known_after_days,
+        time_format=time_format,
+        force=force,
+    )
+    found = made.inferred
+    return {
+        "name": made.name,
+        "folder": str(made.folder),
+        "inferred": {
+            "rows": f"{found.num_rows:,}, {found.num_labelled:,} of them labelled",
+            "time": f"{found.first} to {found.last}",
+            "label": f"{found.label.kind}: {found.label.why}",
+            "metric": found.label.metric,
+            "features": f"{len(found.features)} taken, {len(found.left_out)} left out",
+            "checked every": f"{found.plan.period}, about {found.plan.rows_per_window:,.0f} rows each",
+            "quarantined": f"{made.num_quarantined:,} rows",
+        },
+        "notes": list(made.notes),
+    }

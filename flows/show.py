@@ -1,0 +1,156 @@
+"""Answers as tables for people, on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_out = Console
+
+
+def stack(answer: Mapping[str, Any]) -> None:
+    table = Table("part", "state", "address", "pid", "detail", title="stack", title_justify="left")
+    for name, part in answer["parts"].items():
+        state = (
+            "[green]ready[/green]" if part["ready"] else "[yellow]starting[/yellow]" if part["running"] else "stopped"
+        )
+        table.add_row(name, state, str(part["address"]), str(part["pid"] or ""), str(part["detail"] or ""))
+    _out().print(table)
+    for name, serving in answer.get("pipelines", {}).items():
+        told = f"serves version {serving['version']}" if serving else "serves nothing"
+        _out().print(f"pipeline [bold]{name}[/bold] {told}")
+
+
+def validation(answer: Mapping[str, Any]) -> None:
+    table = _facts(f"{answer['pipeline']} is sound")
+    table.add_row("folder", answer["folder"])
+    table.add_row("source", f"{answer['extent']['start']} to {answer['extent']['end']}")
+    table.add_row("newest rows tried", f"{answer['rows']:,}")
+    table.add_row("without an outcome", f"{answer['unlabelled']:,}")
+    table.add_row("quarantined", f"{answer['quarantined']:,}")
+    for reason, count in answer["quarantine_reasons"].items():
+        table.add_row("", f"{reason} ({count:,})")
+    table.add_row(
+        "features", f"{answer['features']['numeric']} numeric, {answer['features']['categorical']} categorical"
+    )
+    table.add_row("model", f"{answer['model_parameters']:,} parameters")
+    _out().print(table)
+
+
+def training(answer: Mapping[str, Any]) -> None:
+    table = _facts(f"{answer['pipeline']}: {answer['outcome']}")
+    table.add_row("version", str(answer["version"]))
+    table.add_row(
+        "trained", f"{answer['train_seconds']:.1f} s" if answer["trained"] else "no: an identical run did it before"
+    )
+    for reason in answer["reasons"]:
+        table.add_row("", reason)
+    for model, metrics in (answer["evaluation"] or {}).items():
+        table.add_row(model, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    _out().print(table)
+
+
+def check(answer: Mapping[str, Any]) -> None:
+    table = _facts(f"window {answer['window']['start'][:10]} to {answer['window']['end'][:10]}")
+    table.add_row("version", answer["version"])
+    table.add_row("answered rows", f"{answer['rows']:,}, {answer['outcomes']:,} of them with an outcome")
+    for verdict in answer["verdicts"]:
+        state = "[green]passed[/green]" if verdict["passed"] else "[red]failed[/red]"
+        table.add_row(verdict["gate"], f"{state} {'; '.join(verdict['reasons'])}")
+    table.add_row("incident", answer["incident"] or "none")
+    table.add_row("brakes", answer["brake"])
+    if answer["report"]:
+        table.add_row("report", answer["report"])
+    _out().print(table)
+
+
+def replay(answer: Mapping[str, Any]) -> None:
+    table = _facts(f"replayed {answer['window']['start'][:10]} to {answer['window']['end'][:10]}")
+    table.add_row("requests", f"{answer['num_requests']:,}, {answer['failed']:,} failed")
+    table.add_row("rows", f"{answer['num_rows']:,}")
+    table.add_row("outcomes", f"{answer['num_outcomes']:,}")
+    table.add_row("latency", f"median {answer['median_ms']:.1f} ms, p99 {answer['p99_ms']:.1f} ms")
+    _out().print(table)
+
+
+def rollback(answer: Mapping[str, Any]) -> None:
+    _out().print(f"{answer['pipeline']}: version {answer['version']} serves, after {answer['seconds']:.1f} s")
+
+
+def versions(answer: Mapping[str, Any]) -> None:
+    table = Table(
+        "version", "aliases", "decision", "registered", "verdict", title=answer["pipeline"], title_justify="left"
+    )
+    for version in answer["versions"]:
+        made = datetime.fromtimestamp(version["created_at"], UTC)
+        verdict = version["tags"].get("millrace.verdict", "")
+        table.add_row(
+            version["version"], ", ".join(version["aliases"]), version["decision"], f"{made:%Y-%m-%d %H:%M}", verdict
+        )
+    _out().print(
+        table if answer["versions"] else f"{answer['pipeline']} has no version yet: `millrace run {answer['pipeline']}`"
+    )
+
+
+def created(answer: Mapping[str, Any]) -> None:
+    name = answer["name"]
+    table = _facts(f"{name}: written to {answer['folder']}")
+    for key, value in answer["inferred"].items():
+        table.add_row(key, str(value))
+    for note in answer["notes"]:
+        table.add_row("[yellow]note[/yellow]", note)
+    _out().print(table)
+    _out().print(f"Next: millrace validate {name}; then millrace demo {name} closes the loop on it.")
+
+
+def demo(answer: Mapping[str, Any]) -> None:
+    metric = answer["metric"]
+    table = Table(title=f"{answer['pipeline']}: {metric} by {answer['period']}", title_justify="left")
+    for head in ("", "rows", "frozen", "live", "version", "incident", "retraining", "cost"):
+        table.add_column(head, justify="right" if head in ("rows", "frozen", "live", "cost") else "left")
+    for month in answer["months"]:
+        retraining = (
+            ""
+            if month["outcome"] is None
+            else f"{month['outcome']}: {month['reasons'][0]}"
+            if month["reasons"]
+            else month["outcome"]
+        )
+        table.add_row(
+            month["month"],
+            f"{month['rows']:,}",
+            _number(month["static"]),
+            _number(month["live"]),
+            month["version"],
+            month["incident_kind"] or "",
+            retraining,
+            f"{month['cost']:.4f}",
+        )
+    table.add_section()
+    table.add_row(
+        "mean", "", _number(answer["static_mean"]), _number(answer["live_mean"]), "", "", "", f"{answer['cost']:.4f}"
+    )
+    _out().print(table)
+    _out().print(
+        f"{answer['incidents']} incidents, {answer['retrains']} retrainings: {answer['promotions']} promoted, "
+        f"{answer['refused']} refused. First prediction after {_seconds(answer['seconds_to_first_prediction'])}, "
+        f"everything after {_seconds(answer['seconds_total'])}. Cost in {answer['currency']}."
+    )
+    for what, where in answer["look_at"].items():
+        _out().print(f"  {what:<18} {where}", soft_wrap=True)
+
+
+def _facts(title: str) -> Table:
+    return Table(title=title, title_justify="left", show_header=False)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _seconds(value: float | None) -> str:
+    return "(an earlier run)" if value is None else f"{value:.0f} s"

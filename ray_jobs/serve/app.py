@@ -1,0 +1,54 @@
+"""The Ray Serve deployment around `PredictionService`: the only ingress, one hop, one process per replica.
+
+The version that a replica serves is the deployment's `user_config`, which the Serve controller keeps: a replica that
+is started again after a crash gets it before it takes requests. A change of version does not come that way, see
+docs/decisions/0003-serving.md: `prepare` and `activate` bring it to the running replicas first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from millrace.errors import MillraceError
+from millrace.pipeline import load_pipeline
+from millrace.storage import ObjectStore
+from ray_jobs.serve.service import PredictionService
+from ray_jobs.serve.versions import Target
+
+
+class Replica:
+    """One serving process of a pipeline."""
+
+    def __init__(self, pipeline_name: str, pipelines_dir: str, objects_url: str, log_folder: str) -> None:
+        pipeline = load_pipeline(pipeline_name, Path(pipelines_dir))
+        # Serve's own HTTP layer sets the response's x-request-id.
+        self._service = PredictionService(pipeline, ObjectStore(objects_url), Path(log_folder), echo_request_id=False)
+
+    def __serve_build_asgi_app__(self) -> PredictionService:
+        return self._service
+
+    async def reconfigure(self, user_config: Mapping[str, str]) -> None:
+        """Called by Serve before a new replica takes requests, and after every change of `user_config`."""
+        await self._service.load(Target.from_config(user_config))
+
+    async def prepare(self, target: Mapping[str, str]) -> MillraceError | None:
+        """Load `target` beside the version that answers; the error, if it cannot be served."""
+        try:
+            await self._service.prepare(Target.from_config(target))
+        except MillraceError as error:
+            return error
+        return None
+
+    async def activate(self, target: Mapping[str, str]) -> MillraceError | None:
+        """Serve `target` from now on; the error, if it cannot be served."""
+        try:
+            await self._service.load(Target.from_config(target))
+        except MillraceError as error:
+            return error
+        return None
+
+    def __del__(self) -> None:
+        # Serve calls this once the replica has drained.
+        if service := getattr(self, "_service", None):
+            service.close()

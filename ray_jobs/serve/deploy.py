@@ -1,0 +1,246 @@
+"""Which version of a pipeline Ray Serve answers with. The caller has connected to Ray; Serve is running already."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import millrace
+from millrace.errors import MillraceError, PackageError, ServiceError
+from millrace.inference_log import inference_folder
+from millrace.pipeline import Pipeline, load_pipeline
+from millrace.settings import Settings
+from millrace.storage import ObjectStore
+from ray_jobs.serve.versions import Target, other_package
+
+DEPLOYMENT = "model"
+
+_LOAD_SECONDS = 300.0
+_POLL_SECONDS = 0.05
+_MAX_CONSTRUCTOR_TRIES = 2
+_CODE = "code"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What serves now. `seconds` is how long the call that says so took."""
+
+    name: str
+    version: str
+    url: str
+    seconds: float
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the Serve controller holds of a pipeline."""
+
+    target: Target | None
+    code: str
+    status: str
+    message: str
+    running: int
+    wanted: int
+
+
+def deploy(settings: Settings, pipeline_name: str, version: str, package_key: str, package_digest: str) -> Deployed:
+    """Serve `version` of the pipeline; on any error the version that served before still does.
+
+    Calling it again for the version that serves changes nothing.
+
+    Raises:
+        ArtifactError: the package is absent.
+        DigestError: it is another package than was registered, or damaged.
+        PackageError: it does not answer as its trainer did, or its replicas do not start.
+        ServiceError: Serve is not running.
+    """
+    started = time.perf_counter()
+    pipeline = load_pipeline(pipeline_name, settings.pipelines)
+    target = Target(version, package_key, package_digest)
+    package = ObjectStore(settings.objects).get(package_key)
+    if package.digest != package_digest:
+        raise other_package(target, package.digest)
+    client = _client()
+    state = _state(client, pipeline_name)
+    code = _code_version(pipeline, settings)
+    if state is None or not _is_current(state, target, code, pipeline):
+        if state is not None and state.running and state.code == code:
+            _switch(pipeline_name, target)
+        _run(settings, pipeline, target, code, is_new=state is None)
+    return _deployed(settings, pipeline_name, version, time.perf_counter() - started, pipeline.spec.serving.replicas)
+
+
+def serving(settings: Settings, pipeline_name: str) -> Deployed | None:
+    """The version of the pipeline that serves, or None.
+
+    Raises:
+        ServiceError: Serve is not running.
+    """
+    started = time.perf_counter()
+    state = _state(_client(), pipeline_name)
+    if state is None or state.target is None or not state.running:
+        return None
+    return _deployed(settings, pipeline_name, state.target.version, time.perf_counter() - started, state.running)
+
+
+def remove(pipeline_name: str) -> None:
+    """Stop serving the pipeline; nothing happens when it is not served.
+
+    Raises:
+        ServiceError: Serve is not running.
+    """
+    from ray import serve
+
+    _client()
+    serve.delete(pipeline_name)
+
+
+def _client() -> Any:
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        raise ServiceError("Ray Serve is not running", next="start it with `make run`")
+    return client
+
+
+def _state(client: Any, pipeline_name: str) -> _State | None:
+    application = client.get_serve_details()["applications"].get(pipeline_name)
+    if application is None:
+        return None
+    deployment = application["deployments"].get(DEPLOYMENT)
+    if deployment is None:
+        return _State(None, "", application["status"], application["message"], 0, 0)
+    config = dict(deployment["deployment_config"].get("user_config") or {})
+    code = config.pop(_CODE, "")
+    replicas = deployment["replicas"]
+    return _State(
+        target=Target.from_config(config) if config else None,
+        code=code,
+        status=application["status"],
+        message=application["message"],
+        running=sum(replica["state"] == "RUNNING" for replica in replicas),
+        wanted=deployment["target_num_replicas"],
+    )
+
+
+def _is_current(state: _State, target: Target, code: str, pipeline: Pipeline) -> bool:
+    return (
+        state.target == target
+        and state.code == code
+        and state.status == "RUNNING"
+        and state.running == state.wanted == pipeline.spec.serving.replicas
+    )
+
+
+def _switch(pipeline_name: str, target: Target) -> None:
+    """Bring `target` to the running replicas: all load it, then all serve it. No replica leaves the rotation."""
+    from ray import serve
+
+    handle = serve.get_deployment_handle(DEPLOYMENT, pipeline_name)
+    for method in ("prepare", "activate"):
+        try:
+            errors = handle.broadcast(method, target.as_config()).results(timeout_s=_LOAD_SECONDS)
+        except TimeoutError as error:
+            raise ServiceError(
+                f"the replicas of {pipeline_name} did not load version {target.version}",
+                allowed=f"{_LOAD_SECONDS:g} s",
+                next="look at the replica's log, then deploy again",
+            ) from error
+        for found in errors:
+            if isinstance(found, MillraceError):
+                raise found
+
+
+def _run(settings: Settings, pipeline: Pipeline, target: Target, code: str, *, is_new: bool) -> None:
+    """Make `target` the deployment's durable state, and start its replicas where there are none."""
+    from ray import serve
+
+    run = serve.RunTarget(
+        _application(settings, pipeline, target, code), name=pipeline.name, route_prefix=f"/v1/{pipeline.name}"
+    )
+    try:
+        serve.run_many([run], wait_for_applications_running=False)
+        _wait_until_running(pipeline.name, target)
+    except PackageError:
+        if is_new:
+            serve.delete(pipeline.name)
+        raise
+
+
+def _wait_until_running(pipeline_name: str, target: Target) -> None:
+    # serve.run would look once a second.
+    client = _client()
+    deadline = time.monotonic() + _LOAD_SECONDS
+    while time.monotonic() < deadline:
+        state = _state(client, pipeline_name)
+        if state is not None and state.status == "RUNNING":
+            return
+        if state is not None and state.status == "DEPLOY_FAILED":
+            raise PackageError(
+                f"no replica of {pipeline_name} can serve version {target.version}",
+                got=_last_line(state.message),
+                next="correct what the message names, then deploy again",
+            )
+        time.sleep(_POLL_SECONDS)
+    raise ServiceError(
+        f"{pipeline_name} did not come up with version {target.version}",
+        allowed=f"{_LOAD_SECONDS:g} s",
+        next="look at Serve's log; are there free CPU cores for its replicas?",
+    )
+
+
+def _application(settings: Settings, pipeline: Pipeline, target: Target, code: str) -> Any:
+    from ray import serve
+
+    from ray_jobs.serve.app import Replica
+
+    spec = pipeline.spec.serving
+    build: Any = serve.deployment(serve.ingress()(Replica))
+    deployment = build.options(
+        name=DEPLOYMENT,
+        # Serve gives each run a new version by itself, and would start every replica anew for a changed user_config.
+        version=code,
+        _internal=True,
+        num_replicas=spec.replicas,
+        max_ongoing_requests=spec.max_ongoing_requests,
+        user_config={**target.as_config(), _CODE: code},
+        ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": spec.gpus_per_replica},
+        max_constructor_retry_count=_MAX_CONSTRUCTOR_TRIES,
+        # New code comes up beside the old before that stops.
+        max_surge_percent=100,
+        graceful_shutdown_wait_loop_s=0.1,
+        health_check_period_s=2.0,
+    )
+    return deployment.bind(
+        pipeline.name,
+        str(settings.pipelines),
+        settings.objects,
+        str(inference_folder(settings, pipeline.name)),
+    )
+
+
+def _code_version(pipeline: Pipeline, settings: Settings) -> str:
+    """Digest of what needs new processes when it changes: this repository's code and where things lie.
+
+    The pipeline folder's own code needs none: it is loaded anew with each version.
+    """
+    root = Path(millrace.__file__).parent
+    files = sorted((*root.rglob("*.py"), *Path(__file__).parent.glob("*.py")))
+    digest = hashlib.sha256("\0".join((str(pipeline.folder), settings.objects, str(settings.state))).encode())
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _deployed(settings: Settings, name: str, version: str, seconds: float, replicas: int) -> Deployed:
+    return Deployed(name, version, f"{settings.serve_url}/v1/{name}", seconds, replicas)
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else text

@@ -1,0 +1,57 @@
+"""Errors as RFC 9457 problem documents: what went wrong, where, what is allowed and what to do next."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import Any
+
+from millrace.errors import MillraceError, RequestError
+
+CONTENT_TYPE = b"application/problem+json"
+
+
+class NoRouteError(RequestError):
+    """A path that this service does not have."""
+
+    http_status = 404
+
+
+class MethodError(RequestError):
+    """A path that is there, asked with another method."""
+
+    http_status = 405
+
+
+def problem(error: Exception, request_id: str) -> tuple[int, dict[str, Any]]:
+    """Status and problem document for `error`. What is inside the service stays inside: the log has it."""
+    if not isinstance(error, MillraceError) or error.http_status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return 500, {
+            "type": "urn:millrace:error:internal",
+            "title": HTTPStatus.INTERNAL_SERVER_ERROR.phrase,
+            "status": 500,
+            "detail": "the service failed; its log names this request id",
+            "next": "send the request again, or give the request id to who runs the service",
+            "request_id": request_id,
+        }
+    status = error.http_status
+    parts = {
+        "got": error.got,
+        "field": getattr(error, "field", None) or None,
+        "rule": getattr(error, "rule", None) or None,
+        "allowed": error.allowed,
+        "next": error.next,
+    }
+    return status, {
+        "type": f"urn:millrace:error:{_kind(error)}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": error.what,
+        **{name: value for name, value in parts.items() if value is not None},
+        "request_id": request_id,
+    }
+
+
+def _kind(error: MillraceError) -> str:
+    words = re.findall(r"[A-Z][a-z]*", type(error).__name__.removesuffix("Error"))
+    return "-".join(word.lower() for word in words)

@@ -1,0 +1,264 @@
+"""The prediction service: one ASGI application that checks, answers and logs each request in one hop.
+
+It is written against bare ASGI: a request has one body and one of five routes, and a web framework's routing and
+validation cost as much as the model's answer. Nothing here knows Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from millrace.errors import DataError, ServiceError
+from millrace.inference_log import (
+    answer_record,
+    answers_header,
+    answers_writer,
+    compact,
+    outcome_record,
+    outcomes_header,
+    outcomes_writer,
+)
+from millrace.pipeline import Pipeline
+from millrace.request_values import check_request_id
+from millrace.requests import RequestContract, too_large
+from millrace.segments import LogWriter
+from millrace.storage import ObjectStore
+from ray_jobs.serve.problems import CONTENT_TYPE, MethodError, NoRouteError, problem
+from ray_jobs.serve.versions import LoadedVersion, Target, load_version
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_log = logging.getLogger(__name__)
+_REQUEST_ID = b"x-request-id"
+_JSON = b"application/json"
+
+
+@dataclass(frozen=True)
+class _Serving:
+    """What a request needs, replaced as one: a request uses one version from its start to its log line."""
+
+    version: LoadedVersion
+    answers: LogWriter
+    outcomes: LogWriter
+
+
+class PredictionService:
+    """Answers `/predict`, `/outcomes`, `/health`, `/ready` and `/` for one pipeline.
+
+    Building it recovers what killed processes left in the inference log. It answers predictions once `load` has
+    brought a version.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, store: ObjectStore, log_folder: Path, *, echo_request_id: bool = True
+    ) -> None:
+        self.pipeline = pipeline
+        self._store = store
+        self._folder = log_folder
+        self._echo_request_id = echo_request_id
+        self._loading = asyncio.Lock()
+        self._prepared: LoadedVersion | None = None
+        self._serving: _Serving | None = None
+        self._routes = {
+            "/predict": ("POST", self._predict),
+            "/outcomes": ("POST", self._outcomes),
+            "/health": ("GET", self._health),
+            "/ready": ("GET", self._ready),
+            "/": ("GET", self._describe),
+        }
+        try:
+            compact(log_folder)
+        except DataError:
+            # A damaged segment must not keep predictions from being answered; readers report it too.
+            _log.exception("inference log of %s", pipeline.name)
+
+    @property
+    def target(self) -> Target | None:
+        """The version that answers."""
+        return self._serving.version.target if self._serving else None
+
+    async def prepare(self, target: Target) -> None:
+        """Load `target` beside the version that answers, without serving it yet; errors as in `load_version`."""
+        async with self._loading:
+            if target not in (self.target, self._prepared and self._prepared.target):
+                self._prepared = await asyncio.to_thread(load_version, target, self._store, self.pipeline)
+
+    async def load(self, target: Target) -> None:
+        """Serve `target` from now on; on any error (see `load_version`) the old version stays."""
+        await self.prepare(target)
+        async with self._loading:
+            if self._prepared is None or self._prepared.target != target:
+                return
+            old, version = self._serving, self._prepared
+            new = await asyncio.to_thread(self._with_logs, version)
+            # Handlers take `_serving` once and do not wait between that and their log line, and they run on this
+            # loop: so no request sees half of the change, and none writes to a log that is closed below.
+            self._serving, self._prepared = new, None
+        if old is not None:
+            await asyncio.to_thread(_close, {old.answers, old.outcomes} - {new.answers, new.outcomes})
+
+    def close(self) -> None:
+        """Close the logs; later requests are refused."""
+        serving, self._serving = self._serving, None
+        if serving is not None:
+            _close({serving.answers, serving.outcomes})
+
+    def _with_logs(self, version: LoadedVersion) -> _Serving:
+        data, seconds = version.data, version.predictor.spec.serving.log_rotate_seconds
+        now = self._serving
+        answers = now.answers if now and now.answers.header == answers_header(data) else None
+        outcomes = now.outcomes if now and now.outcomes.header == outcomes_header(data) else None
+        return _Serving(
+            version,
+            answers or answers_writer(self._folder, data, seconds),
+            outcomes or outcomes_writer(self._folder, data, seconds),
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One ASGI connection."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = uuid.uuid4().hex
+        headers: list[tuple[bytes, bytes]] = []
+        content_type = _JSON
+        try:
+            for name, value in scope["headers"]:
+                if name == _REQUEST_ID:
+                    request_id = check_request_id(value.decode("latin-1"))
+            started = time.perf_counter()
+            method, handler = self._route(scope)
+            if method != scope["method"]:
+                headers.append((b"allow", method.encode()))
+                raise MethodError("this path has another method", got=scope["method"], allowed=method)
+            body = await self._body(scope, receive) if method == "POST" else b""
+            if body is None:
+                return
+            status, document = handler(body, request_id, started)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the caller gets a problem document
+            status, document = problem(error, request_id)
+            content_type = CONTENT_TYPE
+            if status >= 500:
+                _log.error("request %s failed", request_id, exc_info=error)
+        payload = orjson.dumps(document)
+        headers += [
+            (b"content-type", content_type),
+            (b"content-length", str(len(payload)).encode()),
+        ]
+        if self._echo_request_id:
+            headers.append((_REQUEST_ID, request_id.encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": payload})
+
+    def _route(self, scope: Scope) -> tuple[str, Callable[[bytes, str, float], tuple[int, dict[str, Any]]]]:
+        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
+        if path not in self._routes:
+            raise NoRouteError("there is no such path", got=path, allowed=", ".join(self._routes))
+        return self._routes[path]
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The request's body; None when the caller went away."""
+        limit = (
+            self._serving.version.contract if self._serving else RequestContract(self.pipeline.spec)
+        ).max_body_bytes
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > limit:
+                raise too_large(int(value), limit)
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise too_large(None, limit)
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+    def _current(self) -> _Serving:
+        if self._serving is None:
+            raise ServiceError("no version is loaded yet", next="wait until /ready answers 200, or deploy a version")
+        return self._serving
+
+    def _predict(self, body: bytes, request_id: str, started: float) -> tuple[int, dict[str, Any]]:
+        serving = self._current()
+        version = serving.version
+        request = version.contract.parse(body)
+        answers = version.answer(request.batch)
+        # The line is with the kernel before the answer leaves: what was answered is in the log, come what may.
+        serving.answers.append(
+            answer_record(
+                request,
+                request_id=request_id,
+                version=version.target.version,
+                answered_at=datetime.now(UTC),
+                seconds=time.perf_counter() - started,
+                prediction=answers.headline,
+                probabilities=answers.probabilities,
+            )
+        )
+        return 200, {
+            "request_id": request_id,
+            "version": version.target.version,
+            "predictions": answers.predictions,
+        }
+
+    def _outcomes(self, body: bytes, request_id: str, started: float) -> tuple[int, dict[str, Any]]:
+        serving = self._current()
+        outcomes = serving.version.contract.parse_outcomes(body)
+        serving.outcomes.append(outcome_record(outcomes))
+        return 202, {"request_id": request_id, "accepted": len(outcomes.rows)}
+
+    def _health(self, body: bytes, request_id: str, started: float) -> tuple[int, dict[str, Any]]:
+        return 200, {"status": "alive"}
+
+    def _ready(self, body: bytes, request_id: str, started: float) -> tuple[int, dict[str, Any]]:
+        return 200, {"status": "ready", "version": self._current().version.target.version}
+
+    def _describe(self, body: bytes, request_id: str, started: float) -> tuple[int, dict[str, Any]]:
+        version = self._current().version
+        spec = version.predictor.spec
+        return 200, {
+            "pipeline": spec.name,
+            "description": spec.description,
+            "version": version.target.version,
+            "package_digest": version.target.package_digest,
+            "contract": {
+                "event_time": spec.data.event_time,
+                "row_id": spec.data.row_id,
+                "features": {name: feature.model_dump() for name, feature in spec.data.features.items()},
+                "label": spec.data.label.kind,
+                "max_rows": spec.serving.max_rows,
+                "max_body_bytes": spec.serving.max_body_bytes,
+            },
+        }
+
+
+def _close(writers: set[LogWriter]) -> None:
+    for writer in writers:
+        writer.close()
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,122 @@
+"""A model version in a replica: loaded from its package, proven on its probe rows, warmed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millrace.errors import ConfigError, DigestError, PackageError
+from millrace.package import Predictor, headline, load_predictor
+from millrace.pipeline import Pipeline
+from millrace.requests import RequestContract
+from millrace.spec import DataSpec
+from millrace.storage import ObjectStore
+
+_WARM_ROWS = (1, 2, 16, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which version is to be served; as a dict it is the deployment's `user_config`."""
+
+    version: str
+    package_key: str
+    package_digest: str
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, str]) -> Self:
+        return cls(config["version"], config["package_key"], config["package_digest"])
+
+    def as_config(self) -> dict[str, str]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A model's answers to one request: for the caller and for the log."""
+
+    predictions: list[dict[str, Any]]
+    headline: list[Any]
+    probabilities: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class LoadedVersion:
+    """A version that may answer."""
+
+    target: Target
+    predictor: Predictor
+    contract: RequestContract
+
+    @property
+    def data(self) -> DataSpec:
+        return self.predictor.spec.data
+
+    def answer(self, batch: Mapping[str, NDArray[Any]]) -> Answers:
+        """The model's answers to an encoded batch.
+
+        Raises:
+            PackageError: the model answers with something that is no number.
+        """
+        answers = self.predictor.predict(batch)
+        if not np.isfinite(answers).all():
+            raise PackageError(
+                f"version {self.target.version} answers with NaN or infinity", next="roll back to an older version"
+            )
+        label = self.data.label
+        if label.kind != "multiclass":
+            key = "probability" if label.kind == "binary" else "value"
+            values = answers.tolist()
+            return Answers([{key: value} for value in values], values, {})
+        best = headline(answers, self.predictor.spec).tolist()
+        rows = [dict(zip(label.classes, row, strict=True)) for row in answers.tolist()]
+        columns = dict(zip(label.classes, answers.T.tolist(), strict=True))
+        predictions = [{"class": c, "probabilities": row} for c, row in zip(best, rows, strict=True)]
+        return Answers(predictions, best, columns)
+
+
+def load_version(target: Target, store: ObjectStore, pipeline: Pipeline) -> LoadedVersion:
+    """The version `target` names, ready to answer at full speed.
+
+    Raises:
+        ArtifactError: the package is absent.
+        DigestError: the package is another one than `target` names, or its bytes are damaged.
+        PackageError: it does not answer as its trainer did.
+        ConfigError: the pipeline folder's code cannot be loaded.
+    """
+    import torch
+
+    # Replicas scale by processes; more threads in each would only fight over the same cores.
+    torch.set_num_threads(1)
+    package = store.get(target.package_key)
+    if package.digest != target.package_digest:
+        raise other_package(target, package.digest)
+    try:
+        predictor = load_predictor(package, pipeline)
+    except (PackageError, ConfigError, DigestError):
+        raise
+    except Exception as error:
+        raise PackageError(
+            f"package {package.key} cannot be loaded",
+            got=f"{type(error).__name__}: {error}",
+            next=f"correct {pipeline.folder}/model.py, or train again",
+        ) from error
+    loaded = LoadedVersion(target, predictor, RequestContract(predictor.spec))
+    for num_rows in _WARM_ROWS:
+        shapes = (num_rows, len(loaded.data.numeric)), (num_rows, len(loaded.data.categorical))
+        loaded.answer({"numeric": np.zeros(shapes[0], np.float32), "categorical": np.zeros(shapes[1], np.int64)})
+    return loaded
+
+
+def other_package(target: Target, found: str) -> DigestError:
+    """The error for a package whose digest is not the one that was to be served."""
+    return DigestError(
+        f"package {target.package_key} is not the one registered as version {target.version}",
+        got=found,
+        allowed=target.package_digest,
+        next="register the package again",
+    )
