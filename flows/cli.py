@@ -229,7 +229,11 @@ def _settings() -> Any:
 
     settings = load_settings()
     os.environ.update(environment(settings))
-    logs.configure(settings.log_level, json_lines=settings.log_json)
+    # Commands show progress of their own; each line of a flow run is kept by Prefect, and shown here for debugging.
+    shown = settings.log_level if settings.log_level in ("DEBUG", "ERROR") else "WARNING"
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", shown)
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", logs.LOGGER)
+    logs.configure(settings.log_level, json_lines=settings.log_json, shown=shown)
     return settings
 
 

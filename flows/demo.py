@@ -23,6 +23,7 @@ from millrace.pipeline import Pipeline, load_pipeline
 from millrace.settings import Settings
 from millrace.storage import ObjectStore, write_atomically
 from millrace.window import Window, period_start
+from tasks.prefect_api import error_of, flow_state, retry
 
 DEMO = "demo"
 _FIRST_SHARE = 0.25
@@ -187,13 +188,14 @@ def _close_loop(demo: _Demo, window: Window) -> None:
 
 def _answered(demo: _Demo, incident: Incident) -> dict[str, Any]:
     """Follow the training that the incident's event starts."""
-    demo.progress.line("incident", f"{incident.kind}: {incident.evidence['reasons'][0]}", style="yellow")
+    demo.progress.line("incident", incident.evidence["reasons"][0], style="yellow")
     with demo.progress.spinner("waiting for the response"):
         flow_run = wait_for_response(demo.settings, incident.key, _RESPONSE_SECONDS)
+    if flow_state(demo.settings, flow_run).has_failed:
+        demo.progress.line("training", "failed in an earlier run: trying the same flow run again")
+        retry(demo.settings, flow_run)
     state = follow(demo.settings, flow_run, demo.progress)
-    if state.state != "COMPLETED":
-        from tasks.prefect_api import error_of
-
+    if state.has_failed:
         raise error_of(state)
     found = [d.detail for d in demo.ledger.decisions(demo.name, "trained") if d.subject == flow_run]
     outcome = dict(found[-1])

@@ -58,7 +58,7 @@ def _run(settings: Settings, name: str, deployment: str, parameters: dict[str, A
     flow_run = submit(settings, deployment, parameters)
     progress.line(deployment.split("/", maxsplit=1)[0], f"{settings.prefect_url}/runs/flow-run/{flow_run}")
     state = follow(settings, flow_run, progress)
-    if state.state != "COMPLETED":
+    if state.has_failed:
         raise error_of(state)
     return flow_run
 

@@ -13,11 +13,11 @@ import structlog
 LOGGER = "millrace"
 
 
-def configure(level: str = "INFO", *, json_lines: bool = False, handler: logging.Handler | None = None) -> None:
+def configure(level: str = "INFO", *, json_lines: bool = False, shown: str | None = None) -> None:
     """Set up logging, in an entry point; importing modules never does.
 
     Events go through the standard library's logger `millrace`, so that Prefect can keep a flow run's lines too. They
-    are written to `handler`, by default to stderr: what a command prints on stdout is its answer, and may be JSON.
+    are written to stderr, from level `shown` up: what a command prints on stdout is its answer, and may be JSON.
     """
     renderer: Any = structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
@@ -34,7 +34,8 @@ def configure(level: str = "INFO", *, json_lines: bool = False, handler: logging
     )
     logger = logging.getLogger(LOGGER)
     logger.setLevel(level)
-    handler = handler or logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(shown or level)
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.set_name(LOGGER)
     logger.handlers = [*(known for known in logger.handlers if known.get_name() != LOGGER), handler]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from millrace.storage import write_atomically
+from millrace.storage import digest_json, write_atomically
 
 STACK_MARK = "_MILLRACE_STACK"
 PART_MARK = "_MILLRACE_PART"
@@ -34,6 +34,7 @@ class Record:
     part: str
     pid: int
     created: float
+    settings: str = ""
 
     @property
     def alive(self) -> bool:
@@ -67,6 +68,13 @@ def rotate(log: Path) -> int:
     return size
 
 
+def settings_digest(env: Mapping[str, str]) -> str:
+    """Digest of the settings in an environment; how much is logged does not count."""
+    return digest_json(
+        {name: value for name, value in env.items() if name.startswith("MILLRACE_") and "_LOG_" not in name}
+    )
+
+
 def spawn(
     part: str, command: list[str], *, env: Mapping[str, str], cwd: Path, log: Path, state: Path
 ) -> subprocess.Popen[bytes]:
@@ -83,7 +91,8 @@ def spawn(
             start_new_session=True,
         )
     with suppress(psutil.Error):  # gone already: whoever waits for it sees the exit status
-        Record(part, process.pid, psutil.Process(process.pid).create_time()).write(state / "run")
+        created = psutil.Process(process.pid).create_time()
+        Record(part, process.pid, created, settings_digest(env)).write(state / "run")
     return process
 
 

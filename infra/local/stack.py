@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from infra.local import parts
 from infra.local.layout import Layout
-from infra.local.processes import members, read_record, spawn, stop
+from infra.local.processes import members, read_record, settings_digest, spawn, stop
 from infra.local.start import OnEvent, clear, require_ports, start, stop_child
 from infra.local.status import NAMES, PartStatus, StackStatus, part_status, stack_status
 from millrace.errors import ConflictError, PortTakenError, ServiceError
@@ -66,16 +66,25 @@ def up(settings: Settings, on_event: OnEvent) -> StackStatus:
 def _missing(settings: Settings, layout: Layout, on_event: OnEvent) -> list[str]:
     with ThreadPoolExecutor(len(NAMES)) as pool:
         found = list(pool.map(lambda name: _settled(settings, layout, name), NAMES))
+    stale = _stale_worker(settings, layout)
     for part in found:
-        if part.ready:
+        if part.name == "worker" and stale:
+            on_event("worker", "the settings have changed: starting it again", None)
+        elif part.ready:
             on_event(part.name, f"already running ({part.address})", None)
         elif part.detail.startswith("on another machine"):
             raise ServiceError(
                 f"{part.name} at {part.address} does not answer", next="start it there, or correct its URL"
             )
-    missing = [part.name for part in found if not part.ready]
+    missing = [part.name for part in found if not part.ready or (part.name == "worker" and stale)]
     # Serve lives inside Ray.
     return [name for name in NAMES if name in missing or (name == "serve" and "ray" in missing)]
+
+
+def _stale_worker(settings: Settings, layout: Layout) -> bool:
+    """Whether the worker was started with other settings: its flow runs would look elsewhere than this command."""
+    record = read_record(layout.run, "worker")
+    return record is not None and record.settings != settings_digest(settings.environment())
 
 
 def _settled(settings: Settings, layout: Layout, name: str) -> PartStatus:

@@ -70,7 +70,7 @@ def deploy(settings: Settings, pipeline_name: str, version: str, package_key: st
     if state is None or not _is_current(state, target, code, pipeline):
         if state is not None and state.running and state.code == code:
             _switch(pipeline_name, target)
-        _run(settings, pipeline, target, code, is_new=state is None)
+        _run(settings, pipeline, target, code, previous=state.target if state else None)
     return _deployed(settings, pipeline_name, version, time.perf_counter() - started, pipeline.spec.serving.replicas)
 
 
@@ -122,7 +122,7 @@ def _state(client: Any, pipeline_name: str) -> _State | None:
         target=Target.from_config(config) if config else None,
         code=code,
         status=application["status"],
-        message=application["message"],
+        message=deployment["message"] or application["message"],
         running=sum(replica["state"] == "RUNNING" for replica in replicas),
         wanted=deployment["target_num_replicas"],
     )
@@ -142,6 +142,9 @@ def _switch(pipeline_name: str, target: Target) -> None:
     from ray import serve
 
     handle = serve.get_deployment_handle(DEPLOYMENT, pipeline_name)
+    # In throughput mode a handle's router wants the caller's event loop, and a driver has none.
+    if not handle.is_initialized:
+        handle._init(_run_router_in_separate_loop=True)
     for method in ("prepare", "activate"):
         try:
             errors = handle.broadcast(method, target.as_config()).results(timeout_s=_LOAD_SECONDS)
@@ -156,20 +159,27 @@ def _switch(pipeline_name: str, target: Target) -> None:
                 raise found
 
 
-def _run(settings: Settings, pipeline: Pipeline, target: Target, code: str, *, is_new: bool) -> None:
+def _run(settings: Settings, pipeline: Pipeline, target: Target, code: str, *, previous: Target | None) -> None:
     """Make `target` the deployment's durable state, and start its replicas where there are none."""
+    try:
+        _submit(settings, pipeline, target, code)
+        _wait_until_running(pipeline.name, target)
+    except PackageError:
+        # What failed must not be what a replica that crashes later comes back with.
+        if previous is None:
+            remove(pipeline.name)
+        elif previous != target:
+            _submit(settings, pipeline, previous, code)
+        raise
+
+
+def _submit(settings: Settings, pipeline: Pipeline, target: Target, code: str) -> None:
     from ray import serve
 
     run = serve.RunTarget(
         _application(settings, pipeline, target, code), name=pipeline.name, route_prefix=f"/v1/{pipeline.name}"
     )
-    try:
-        serve.run_many([run], wait_for_applications_running=False)
-        _wait_until_running(pipeline.name, target)
-    except PackageError:
-        if is_new:
-            serve.delete(pipeline.name)
-        raise
+    serve.run_many([run], wait_for_applications_running=False)
 
 
 def _wait_until_running(pipeline_name: str, target: Target) -> None:
