@@ -28,7 +28,9 @@ class Progress:
     def line(self, subject: str, message: str, seconds: float | None = None, style: str = "") -> None:
         took = "" if seconds is None else f" [dim]({seconds:.1f} s)[/dim]"
         text = f"[{style}]{message}[/{style}]" if style else message
-        self.console.print(f"[dim]{self.seconds:6.1f} s[/dim]  [bold]{subject:<{_NAME_WIDTH}}[/bold] {text}{took}", soft_wrap=True)
+        self.console.print(
+            f"[dim]{self.seconds:6.1f} s[/dim]  [bold]{subject:<{_NAME_WIDTH}}[/bold] {text}{took}", soft_wrap=True
+        )
 
     def stack(self, part: str, message: str, seconds: float | None) -> None:
         """For the embedded stack's events."""

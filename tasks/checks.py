@@ -148,7 +148,10 @@ def _open_incident(
     if not brake.release:
         return None
     failed = [verdict for verdict in verdicts if not verdict.passed]
-    evidence = {"reasons": [f"{verdict.gate}: {'; '.join(verdict.reasons)}" for verdict in failed], "brake": brake.reason}
+    evidence = {
+        "reasons": [f"{verdict.gate}: {'; '.join(verdict.reasons)}" for verdict in failed],
+        "brake": brake.reason,
+    }
     incident = Incident(run.pipeline.name, champion.version, failed[0].gate, window, evidence)
     run.ledger.open_incident(incident)
     return incident

@@ -25,12 +25,18 @@ _SERVE_MODE = {
 }
 
 
+# Ray Train's controller looks at its workers this often, and an epoch's report waits for it; 2 s by default, longer
+# than a laptop's whole epoch.
+_TRAIN_MODE = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """Variables for child processes, flow runs and the `millrace` command itself. Holds no token, only its path."""
     values = {
         **settings.environment(),
         **_TELEMETRY_OFF,
         **_SERVE_MODE,
+        **_TRAIN_MODE,
         "PREFECT_API_URL": settings.prefect_api_url,
         "PREFECT_HOME": str(settings.state / "prefect"),
         # The polls that stand between an event and the first line of the flow that it starts; 10 s by default.

@@ -66,3 +66,15 @@ def require_free(part: str, host: str, port: int, setting: str, example: str) ->
         allowed="a free port on 127.0.0.1",
         next=f"{f'stop process {found.pid}' if found else 'stop it'}, or set {setting} (for example {example})",
     )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody holds now: for tests and benchmarks that bring a stack of their own."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for opened in sockets:
+            opened.bind(("127.0.0.1", 0))
+        return [int(opened.getsockname()[1]) for opened in sockets]
+    finally:
+        for opened in sockets:
+            opened.close()

@@ -144,7 +144,7 @@ def _switch(pipeline_name: str, target: Target) -> None:
     handle = serve.get_deployment_handle(DEPLOYMENT, pipeline_name)
     # In throughput mode a handle's router wants the caller's event loop, and a driver has none.
     if not handle.is_initialized:
-        handle._init(_run_router_in_separate_loop=True)
+        handle._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]
     for method in ("prepare", "activate"):
         try:
             errors = handle.broadcast(method, target.as_config()).results(timeout_s=_LOAD_SECONDS)

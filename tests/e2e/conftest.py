@@ -36,7 +36,13 @@ def churn(live_pipelines: Path) -> str:
     made = create_pipeline(name, str(table), time="asked_at", label="left", pipelines_dir=live_pipelines)
     spec = made.folder / "pipeline.yaml"
     text = spec.read_text()
-    for key, value in (("bad_windows", 1), ("of_windows", 1), ("cool_down_days", 20), ("epochs", 8), ("window_days", 10.0)):
+    for key, value in (
+        ("bad_windows", 1),
+        ("of_windows", 1),
+        ("cool_down_days", 20),
+        ("epochs", 8),
+        ("window_days", 10.0),
+    ):
         text = _set(text, key, value)
     spec.write_text(text)
     return name

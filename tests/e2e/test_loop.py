@@ -69,7 +69,9 @@ def test_each_incident_has_one_training_however_often_its_event_comes(
     assert ledger.incident(incident.key) == incident
 
 
-def test_an_event_that_names_no_incident_starts_nothing(looped: dict[str, Any], live_settings: Settings, millrace: Any) -> None:
+def test_an_event_that_names_no_incident_starts_nothing(
+    looped: dict[str, Any], live_settings: Settings, millrace: Any
+) -> None:
     from millrace.errors import UnknownNameError
     from tasks.incidents import find_incident
 
@@ -105,7 +107,9 @@ def test_the_demo_started_again_goes_on_where_it_was(looped: dict[str, Any], mil
     assert answer["retrains"] == looped["retrains"]
 
 
-def test_rollback_serves_the_version_before(looped: dict[str, Any], millrace: Any, churn: str, live_settings: Settings) -> None:
+def test_rollback_serves_the_version_before(
+    looped: dict[str, Any], millrace: Any, churn: str, live_settings: Settings
+) -> None:
     serving = httpx.get(f"{live_settings.serve_url}/v1/{churn}/").json()["version"]
     done = millrace("rollback", churn, "--json")
     assert done.returncode == 0, done.stderr
@@ -118,7 +122,9 @@ def test_rollback_serves_the_version_before(looped: dict[str, Any], millrace: An
     assert json.loads(forward.stdout)["version"] == serving
 
 
-def test_bad_input_to_the_endpoint_is_a_problem_document(looped: dict[str, Any], live_settings: Settings, churn: str) -> None:
+def test_bad_input_to_the_endpoint_is_a_problem_document(
+    looped: dict[str, Any], live_settings: Settings, churn: str
+) -> None:
     answer = httpx.post(
         f"{live_settings.serve_url}/v1/{churn}/predict", json={"rows": [{"x": 0.1, "y": "tall", "plan": "basic"}]}
     )

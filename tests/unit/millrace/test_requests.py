@@ -62,8 +62,14 @@ numbers = st.one_of(
 )
 rows_strategy = st.lists(
     st.fixed_dictionaries(
-        {"delay": st.one_of(st.floats(-10, 1e6), st.integers(-10, 10**6)), "carrier": st.sampled_from(["AA", "UA", "B6"])},
-        optional={"wind": st.none() | numbers, "tail/no": st.none() | st.sampled_from(["N1", "N2"]) | st.text(max_size=5)},
+        {
+            "delay": st.one_of(st.floats(-10, 1e6), st.integers(-10, 10**6)),
+            "carrier": st.sampled_from(["AA", "UA", "B6"]),
+        },
+        optional={
+            "wind": st.none() | numbers,
+            "tail/no": st.none() | st.sampled_from(["N1", "N2"]) | st.text(max_size=5),
+        },
     ),
     min_size=1,
     max_size=20,
@@ -227,7 +233,8 @@ hostile_bodies = st.one_of(
     hostile_rows.map(lambda rows: orjson.dumps({"rows": rows})),
     hostile_rows.map(lambda rows: orjson.dumps({"outcomes": rows})),
     st.lists(
-        st.dictionaries(st.sampled_from(["request_id", "row", "label", "known_at"]), json_values, max_size=4), max_size=4
+        st.dictionaries(st.sampled_from(["request_id", "row", "label", "known_at"]), json_values, max_size=4),
+        max_size=4,
     ).map(lambda items: orjson.dumps({"outcomes": items})),
 )
 

@@ -21,8 +21,6 @@ from millrace.window import Window
 pytestmark = pytest.mark.unit
 
 
-
-
 def write(table: pd.DataFrame, folder: Path, suffix: str = ".csv") -> str:
     path = folder / f"table{suffix}"
     if suffix == ".parquet":
