@@ -233,6 +233,7 @@ def _settings() -> Any:
     shown = settings.log_level if settings.log_level in ("DEBUG", "ERROR") else "WARNING"
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", shown)
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", logs.LOGGER)
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", shown)
     logs.configure(settings.log_level, json_lines=settings.log_json, shown=shown)
     return settings
 

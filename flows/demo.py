@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics as plain
-import threading
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,8 @@ import psutil
 
 from flows.follow import follow, wait_for_response
 from flows.progress import Progress
-from flows.stack import bring_up
+from flows.stack import register_deployments, restore_champions
+from infra.local import stack
 from millrace import statistics
 from millrace.errors import ConfigError, MillraceError
 from millrace.ledger import Incident, Ledger
@@ -60,14 +61,21 @@ def run_demo(settings: Settings, name: str, first: datetime | None, last: dateti
     pipeline = load_pipeline(name, settings.pipelines)
     progress = Progress(psutil.Process().create_time())
     demo = _Demo(settings, pipeline, progress, _windows(pipeline, first, last))
-    warm = threading.Thread(target=_import_libraries, daemon=True)
-    warm.start()
-    bring_up(settings, progress)
-    warm.join()
-    first_prediction = _first_version(demo)
-    for window in demo.windows:
-        if not _is_done(demo, window):
-            _close_loop(demo, window)
+    # What does not depend on each other goes side by side: imports while the servers start; what only a check or an
+    # incident needs, while the first window's traffic is answered.
+    with ThreadPoolExecutor(2) as beside:
+        imported = beside.submit(_import_for_training)
+        with progress.spinner("starting the stack"):
+            stack.up(settings, progress.stack)
+            restore_champions(settings, progress)
+        imported.result()
+        first_prediction = _first_version(demo)
+        registered = beside.submit(register_deployments, settings, progress)
+        beside.submit(_import_for_checks)
+        for window in demo.windows:
+            if not _is_done(demo, window):
+                _close_loop(demo, window, registered)
+        registered.result()
     answer = _summary(demo, first_prediction)
     folder = settings.state / "demo"
     write_atomically(folder / "summary.json", json.dumps(answer, indent=2).encode())
@@ -100,11 +108,13 @@ def _is_whole(window: Window, period: Any, extent: Window) -> bool:
     return window.end == period_end(window.start, period) or window.end == extent.end
 
 
-def _import_libraries() -> None:
-    """Import what the flows need while the stack starts."""
-    import flows.monitoring
-    import flows.replay
-    import flows.training  # noqa: F401
+def _import_for_training() -> None:
+    import ray.train.torch  # noqa: F401
+
+
+def _import_for_checks() -> None:
+
+    import flows.monitoring  # noqa: F401
 
 
 def _first_version(demo: _Demo) -> float | None:
@@ -150,7 +160,7 @@ def _is_done(demo: _Demo, window: Window) -> bool:
     return any(decision.subject == window.key for decision in demo.ledger.decisions(demo.name, DEMO))
 
 
-def _close_loop(demo: _Demo, window: Window) -> None:
+def _close_loop(demo: _Demo, window: Window, registered: Future[None]) -> None:
     """One window: its traffic, its check, and what a bad check starts."""
     from flows.monitoring import monitoring
     from flows.replay import replay
@@ -168,6 +178,7 @@ def _close_loop(demo: _Demo, window: Window) -> None:
             "", f"{verdict['gate']}: {verdict['reasons'][0]}", style="green" if verdict["passed"] else "yellow"
         )
     incident = next((i for i in ledger.incidents(demo.name) if i.window.end == window.end), None)
+    registered.result()
     outcome = None if incident is None else _answered(demo, incident)
     ledger.decide(
         demo.name,
@@ -233,6 +244,7 @@ def _summary(demo: _Demo, first_prediction: float | None) -> dict[str, Any]:
                 "incident_kind": done["incident_kind"],
                 "retrained": trained is not None,
                 "outcome": None if trained is None else trained["outcome"],
+                "improvement": None if trained is None else trained["improvement"],
                 "reasons": [] if trained is None else trained["reasons"],
                 "cost": done["spent"] - spent_before,
                 "report": done["report"],
@@ -242,6 +254,7 @@ def _summary(demo: _Demo, first_prediction: float | None) -> dict[str, Any]:
     trainings = [done["training"] for done in windows.values() if done.get("training")]
     static_mean, live_mean = (_mean([month[side] for month in months]) for side in ("static", "live"))
     settings = demo.settings
+    reports = [month["report"] for month in months if month["report"]]
     return {
         "pipeline": demo.name,
         "metric": metric,
@@ -262,7 +275,7 @@ def _summary(demo: _Demo, first_prediction: float | None) -> dict[str, Any]:
         "look_at": {
             "Prefect UI": settings.prefect_url,
             "MLflow UI": f"{settings.mlflow_url}/#/models/{demo.name}",
-            "Evidently report": months[-1]["report"] if months else "",
+            "Evidently report": reports[-1] if reports else "",
             "predictions": f"{settings.serve_url}/v1/{demo.name}/predict",
             "summary": str(settings.state / "demo" / "summary.json"),
         },

@@ -113,13 +113,8 @@ def demo(answer: Mapping[str, Any]) -> None:
     for head in ("", "rows", "frozen", "live", "version", "incident", "retraining", "cost"):
         table.add_column(head, justify="right" if head in ("rows", "frozen", "live", "cost") else "left")
     for month in answer["months"]:
-        retraining = (
-            ""
-            if month["outcome"] is None
-            else f"{month['outcome']}: {month['reasons'][0]}"
-            if month["reasons"]
-            else month["outcome"]
-        )
+        gain = "" if month["improvement"] is None else f" ({month['improvement']:+.4f})"
+        retraining = "" if month["outcome"] is None else f"{month['outcome']}{gain}"
         table.add_row(
             month["month"],
             f"{month['rows']:,}",

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from millrace.errors import SpecError
 from millrace.log_tables import ANSWERS, FIXED, OUTCOMES, PROBABILITY, read, schema_of, to_table
+from millrace.log_writer import LogWriter
 from millrace.requests import ParsedOutcomes, ParsedRequest
-from millrace.segments import LogWriter
 from millrace.segments import compact as _compact
 from millrace.settings import Settings
 from millrace.spec import DataSpec, NumericFeature

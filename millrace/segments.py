@@ -14,8 +14,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import queue
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -26,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from millrace.errors import DataError, ServiceError
+from millrace.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,108 +39,13 @@ ToTable = Callable[[Mapping[str, Any], bytes], "pa.Table"]
 
 
 @dataclass
-class _Segment:
+class Segment:
+    """An open segment of this process, whose lock is held through `fd`."""
+
     path: Path
     fd: int
     num_bytes: int
     opened_at: float
-
-
-class LogWriter:
-    """Appends records to segments below `folder`; each is on its way to the disk before `append` returns.
-
-    `header` describes the records to `to_table`. A background thread closes segments older than `rotate_seconds` or
-    larger than `rotate_bytes`.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        header: Mapping[str, Any],
-        to_table: ToTable,
-        rotate_seconds: float,
-        rotate_bytes: int = 16_000_000,
-    ) -> None:
-        self.folder = folder
-        self.header = dict(header)
-        self._to_table = to_table
-        self._rotate_seconds = rotate_seconds
-        self._rotate_bytes = rotate_bytes
-        self._lock = threading.Lock()
-        self._segment: _Segment | None = None
-        self._full: queue.SimpleQueue[_Segment | None] = queue.SimpleQueue()
-        self._is_closed = False
-        folder.mkdir(parents=True, exist_ok=True)
-        self._thread = threading.Thread(target=self._rotate_forever, name="log-rotation", daemon=True)
-        self._thread.start()
-
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Write `record` as one line in one system call.
-
-        Raises:
-            ServiceError: the disk refuses it; nothing of the record stays in the log.
-        """
-        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-        with self._lock:
-            if self._is_closed:
-                raise ServiceError(f"the log in {self.folder} is closed", next="send the request again")
-            try:
-                segment = self._segment or self._open()
-                _write(segment, line)
-            except OSError as error:
-                raise ServiceError(
-                    f"the log in {self.folder} cannot be written", got=str(error), next="free disk space"
-                ) from error
-            if segment.num_bytes >= self._rotate_bytes:
-                self._retire()
-
-    def rotate(self) -> None:
-        """Close the open segment now and wait until it is Parquet."""
-        with self._lock:
-            segment, self._segment = self._segment, None
-        if segment is not None:
-            self._finish(segment)
-
-    def close(self) -> None:
-        """Close the open segment and stop the background thread; later appends are refused."""
-        with self._lock:
-            if self._is_closed:
-                return
-            self._is_closed = True
-            self._retire()
-        self._full.put(None)
-        self._thread.join()
-
-    def _open(self) -> _Segment:
-        self._segment = _create(self.folder, self.header)
-        return self._segment
-
-    def _retire(self) -> None:
-        """Hand the open segment to the background thread. The lock is held."""
-        if self._segment is not None:
-            self._full.put(self._segment)
-            self._segment = None
-
-    def _rotate_forever(self) -> None:
-        while True:
-            with contextlib.suppress(queue.Empty):
-                segment = self._full.get(timeout=min(self._rotate_seconds / 4, 1.0))
-                if segment is None:
-                    return
-                self._finish(segment)
-                continue
-            with self._lock:
-                if self._segment and time.monotonic() - self._segment.opened_at >= self._rotate_seconds:
-                    self._retire()
-
-    def _finish(self, segment: _Segment) -> None:
-        try:
-            _to_parquet(segment.path, segment.fd, self._to_table)
-        except (DataError, OSError):
-            # The lines stay: readers see them, and the next `compact` tries again and reports.
-            pass
-        finally:
-            os.close(segment.fd)
 
 
 def compact(folder: Path, to_table: ToTable) -> list[Path]:
@@ -192,15 +95,15 @@ def damaged_segment(path: Path, error: Exception) -> DataError:
     )
 
 
-def _create(folder: Path, header: Mapping[str, Any]) -> _Segment:
+def create(folder: Path, header: Mapping[str, Any]) -> Segment:
     """A new segment, locked before anyone can see it under its name."""
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     partial = folder / f".{name}.new"
     fd = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND, 0o640)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        segment = _Segment(folder / f"{name}{OPEN}", fd, 0, time.monotonic())
-        _write(segment, orjson.dumps(header, option=orjson.OPT_APPEND_NEWLINE))
+        segment = Segment(folder / f"{name}{OPEN}", fd, 0, time.monotonic())
+        write(segment, orjson.dumps(header, option=orjson.OPT_APPEND_NEWLINE))
         partial.rename(segment.path)
     except BaseException:
         os.close(fd)
@@ -208,7 +111,7 @@ def _create(folder: Path, header: Mapping[str, Any]) -> _Segment:
     return segment
 
 
-def _write(segment: _Segment, line: bytes) -> None:
+def write(segment: Segment, line: bytes) -> None:
     """Append `line` whole or not at all."""
     written = 0
     try:
@@ -230,14 +133,14 @@ def _take_over(path: Path, to_table: ToTable) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The file may have been finished by another process between the open and the lock.
-        return os.fstat(fd).st_nlink > 0 and _to_parquet(path, fd, to_table)
+        return os.fstat(fd).st_nlink > 0 and to_parquet(path, fd, to_table)
     except BlockingIOError:
         return False
     finally:
         os.close(fd)
 
 
-def _to_parquet(path: Path, fd: int, to_table: ToTable) -> bool:
+def to_parquet(path: Path, fd: int, to_table: ToTable) -> bool:
     """Replace the segment by its Parquet file; the caller holds the lock through `fd`."""
     import pyarrow.parquet as pq
 

@@ -87,7 +87,7 @@ def worker_name(settings: Settings) -> str:
     return f"local-{digest_bytes(str(settings.state).encode())[:8]}"
 
 
-def worker(settings: Settings, created: float | None) -> Part:
+def worker(settings: Settings, layout: Layout, created: float | None) -> Part:
     """The process worker; ready once the server has had a heartbeat of the process that started at `created`."""
 
     def ready() -> bool:
@@ -107,6 +107,7 @@ def worker(settings: Settings, created: float | None) -> Part:
         command=(
             sys.executable, "-m", "infra.local.run_worker", "--pool", settings.work_pool,
             "--name", worker_name(settings), "--patience-s", str(_CHILD_PATIENCE_S),
+            "--socket", str(layout.short / "warm"),
         ),
         extra={},
         ready=ready,
@@ -180,6 +181,8 @@ def ray(settings: Settings, layout: Layout, ports: AuxiliaryPorts | None) -> Par
             "--log-color=false", *(f"--{name}={value}" for name, value in options.items()),
         ),
         extra={
+            # A laptop's stack has more workers than cores by design; Ray would warn into every driver's terminal.
+            "RAY_worker_maximum_startup_concurrency": "16",
             "RAY_START_HOOK": "infra.local.ray_hook.adjust",
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(layout.run / "haproxy"),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(layout.haproxy / "haproxy.cfg"),

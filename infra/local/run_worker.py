@@ -1,15 +1,18 @@
-"""Child process: Prefect's process worker. Imports while the server still starts, then waits for it."""
+"""Child process: Prefect's process worker, whose flow runs start warm. Imports while the server still starts."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import os
+import shlex
+import subprocess
 import sys
 import time
 from contextlib import suppress
 
 from infra.local.health import answers
+from infra.local.warm import SOCKET
 
 
 def main() -> int:
@@ -17,7 +20,10 @@ def main() -> int:
     parser.add_argument("--pool", required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--patience-s", type=float, required=True)
+    parser.add_argument("--socket", required=True)
     options = parser.parse_args()
+    os.environ[SOCKET] = options.socket
+    subprocess.Popen([sys.executable, "-m", "infra.local.warm", options.socket])  # noqa: S603 - ends when this process does
 
     from prefect.settings import get_current_settings
     from prefect.utilities.processutils import setup_signal_handlers_worker
@@ -32,7 +38,16 @@ def main() -> int:
         time.sleep(0.1)
 
     async def work() -> None:
-        worker = ProcessWorker(work_pool_name=options.pool, name=options.name, create_pool_if_not_found=True)
+        template = ProcessWorker.get_default_base_job_template()
+        template["variables"]["properties"]["command"]["default"] = shlex.join(
+            [sys.executable, "-m", "infra.local.warm"]
+        )
+        worker = ProcessWorker(
+            work_pool_name=options.pool,
+            name=options.name,
+            create_pool_if_not_found=True,
+            base_job_template=template,
+        )
         await worker.start(printer=_say)
 
     setup_signal_handlers_worker(os.getpid(), "the process worker", _say)

@@ -56,7 +56,7 @@ def build(settings: Settings, layout: Layout, name: str) -> Part:
         return parts.prefect(settings, layout)
     if name == "worker":
         record = read_record(layout.run, "worker")
-        return parts.worker(settings, record.created if record else None)
+        return parts.worker(settings, layout, record.created if record else None)
     if name == "mlflow":
         return parts.mlflow(settings, layout)
     if name == "ray":

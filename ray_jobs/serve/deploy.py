@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,15 +118,10 @@ def _state(client: Any, pipeline_name: str) -> _State | None:
         return _State(None, "", application["status"], application["message"], 0, 0)
     config = dict(deployment["deployment_config"].get("user_config") or {})
     code = config.pop(_CODE, "")
-    replicas = deployment["replicas"]
-    return _State(
-        target=Target.from_config(config) if config else None,
-        code=code,
-        status=application["status"],
-        message=deployment["message"] or application["message"],
-        running=sum(replica["state"] == "RUNNING" for replica in replicas),
-        wanted=deployment["target_num_replicas"],
-    )
+    running = sum(replica["state"] == "RUNNING" for replica in deployment["replicas"])
+    message = deployment["message"] or application["message"]
+    target = Target.from_config(config) if config else None
+    return _State(target, code, application["status"], message, running, deployment["target_num_replicas"])
 
 
 def _is_current(state: _State, target: Target, code: str, pipeline: Pipeline) -> bool:
@@ -184,16 +180,15 @@ def _submit(settings: Settings, pipeline: Pipeline, target: Target, code: str) -
 
 def _wait_until_running(pipeline_name: str, target: Target) -> None:
     # serve.run would look once a second.
-    client = _client()
     deadline = time.monotonic() + _LOAD_SECONDS
     while time.monotonic() < deadline:
-        state = _state(client, pipeline_name)
+        state = _state(_client(), pipeline_name)
         if state is not None and state.status == "RUNNING":
             return
         if state is not None and state.status == "DEPLOY_FAILED":
             raise PackageError(
                 f"no replica of {pipeline_name} can serve version {target.version}",
-                got=_last_line(state.message),
+                got=_reason(state.message),
                 next="correct what the message names, then deploy again",
             )
         time.sleep(_POLL_SECONDS)
@@ -226,12 +221,8 @@ def _application(settings: Settings, pipeline: Pipeline, target: Target, code: s
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=2.0,
     )
-    return deployment.bind(
-        pipeline.name,
-        str(settings.pipelines),
-        settings.objects,
-        str(inference_folder(settings, pipeline.name)),
-    )
+    log_folder = str(inference_folder(settings, pipeline.name))
+    return deployment.bind(pipeline.name, str(settings.pipelines), settings.objects, log_folder)
 
 
 def _code_version(pipeline: Pipeline, settings: Settings) -> str:
@@ -251,6 +242,6 @@ def _deployed(settings: Settings, name: str, version: str, seconds: float, repli
     return Deployed(name, version, f"{settings.serve_url}/v1/{name}", seconds, replicas)
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else text
+def _reason(text: str) -> str:
+    """The error that a replica's traceback ends with; Serve hands on its text, not the error."""
+    return " ".join(re.split(r"\n(?=[\w.]+Error: )", text)[-1].split())

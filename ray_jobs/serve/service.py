@@ -1,7 +1,7 @@
 """The prediction service: one ASGI application that checks, answers and logs each request in one hop.
 
-It is written against bare ASGI: a request has one body and one of five routes, and a web framework's routing and
-validation cost as much as the model's answer. Nothing here knows Ray.
+It is written against bare ASGI: there are five fixed routes and the contract does the validation, so a web framework
+would add time and nothing else (docs/decisions/0003-serving.md has the numbers). Nothing here knows Ray.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,17 +28,13 @@ from millrace.inference_log import (
     outcomes_header,
     outcomes_writer,
 )
+from millrace.log_writer import LogWriter
 from millrace.pipeline import Pipeline
 from millrace.request_values import check_request_id
-from millrace.requests import RequestContract, too_large
-from millrace.segments import LogWriter
 from millrace.storage import ObjectStore
+from ray_jobs.serve.asgi import Receive, Scope, Send, lifespan, read_body
 from ray_jobs.serve.problems import CONTENT_TYPE, MethodError, NoRouteError, problem
 from ray_jobs.serve.versions import LoadedVersion, Target, load_version
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
 _REQUEST_ID = b"x-request-id"
@@ -129,7 +125,7 @@ class PredictionService:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await lifespan(receive, send)
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
 
@@ -146,7 +142,7 @@ class PredictionService:
             if method != scope["method"]:
                 headers.append((b"allow", method.encode()))
                 raise MethodError("this path has another method", got=scope["method"], allowed=method)
-            body = await self._body(scope, receive) if method == "POST" else b""
+            body = await read_body(scope, receive, self._max_body_bytes) if method == "POST" else b""
             if body is None:
                 return
             status, document = handler(body, request_id, started)
@@ -171,26 +167,10 @@ class PredictionService:
             raise NoRouteError("there is no such path", got=path, allowed=", ".join(self._routes))
         return self._routes[path]
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The request's body; None when the caller went away."""
-        limit = (
-            self._serving.version.contract if self._serving else RequestContract(self.pipeline.spec)
-        ).max_body_bytes
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > limit:
-                raise too_large(int(value), limit)
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > limit:
-                raise too_large(None, limit)
-            if not message.get("more_body", False):
-                return b"".join(parts)
+    @property
+    def _max_body_bytes(self) -> int:
+        spec = self._serving.version.predictor.spec if self._serving else self.pipeline.spec
+        return spec.serving.max_body_bytes
 
     def _current(self) -> _Serving:
         if self._serving is None:
@@ -254,11 +234,3 @@ class PredictionService:
 def _close(writers: set[LogWriter]) -> None:
     for writer in writers:
         writer.close()
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

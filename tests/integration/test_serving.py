@@ -6,6 +6,7 @@ is a process of its own, as a flow's is, so that its environment is the stack's 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -83,6 +84,8 @@ def build(inputs, options):
     return Tiny(inputs)
 """
 
+pytestmark = pytest.mark.integration
+
 SPEC = {
     "name": "tiny",
     "data": {
@@ -120,14 +123,15 @@ class Cluster:
         self.url = f"http://127.0.0.1:{self.port}/v1/tiny"
         self.environment = _environment(root, self.folder, ports)
         self._head = self._start_head(ports)
-        self._driver = subprocess.Popen(
-            [sys.executable, "-c", DRIVER],
-            env=self.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(self.folder / "driver.log").open("w"),
-            text=True,
-        )
+        with (self.folder / "driver.log").open("w") as log:
+            self._driver = subprocess.Popen(
+                [sys.executable, "-c", DRIVER],
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         self.ask("start", "127.0.0.1", self.port)
 
     def ask(self, *call: object) -> Any:
@@ -139,7 +143,7 @@ class Cluster:
         for line in self._driver.stdout:
             if line.startswith("reply "):
                 reply = json.loads(line.removeprefix("reply "))
-                return reply["value"] if "value" in reply else reply
+                return reply.get("value", reply)
         raise AssertionError((self.folder / "driver.log").read_text()[-3000:])
 
     def deploy(self, version: str) -> Any:
@@ -147,19 +151,27 @@ class Cluster:
 
     def close(self) -> list[psutil.Process]:
         """Stop all of it; the processes that would not go."""
-        head = psutil.Process(self._head.pid)
-        processes = [head, *head.children(recursive=True)]
         for pipe in (self._driver.stdin, self._driver.stdout):
             assert pipe is not None
             pipe.close()
         self._driver.wait(30)
-        for process in processes:
-            if process.is_running():
-                process.kill()
+        head = psutil.Process(self._head.pid)
+        alive = self._kill([head, *head.children(recursive=True)])
         self._head.wait(10)
-        alive: list[psutil.Process] = psutil.wait_procs(processes, timeout=10)[1]
+        # HAProxy is started anew for each change of its targets, and outlives the process that started it.
+        alive += self._kill([found for found in psutil.process_iter(["cmdline"]) if self._is_ours(found)])
         shutil.rmtree(self.folder, ignore_errors=True)
         return alive
+
+    def _kill(self, processes: list[psutil.Process]) -> list[psutil.Process]:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        alive: list[psutil.Process] = psutil.wait_procs(processes, timeout=10)[1]
+        return alive
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        return any(str(self.folder) in part for part in process.info["cmdline"] or [])
 
     def _start_head(self, ports: list[int]) -> subprocess.Popen[bytes]:
         names = (

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from millrace import inference_log as log
 from millrace.errors import DataError, ServiceError, SpecError
+from millrace.log_writer import LogWriter
 from millrace.requests import ParsedOutcomes, RequestContract
-from millrace.segments import LogWriter
 from millrace.spec import PipelineSpec
 from millrace.spec.load import parse_spec
 from millrace.window import Window

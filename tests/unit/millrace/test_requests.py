@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,6 +76,7 @@ rows_strategy = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(rows_strategy)
 def test_a_request_is_encoded_as_training_encodes_the_same_rows(rows: list[dict[str, Any]]) -> None:
     contract = spec()
@@ -239,16 +240,19 @@ hostile_bodies = st.one_of(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(hostile_bodies)
 def test_any_bytes_give_a_request_or_a_request_error(body: bytes) -> None:
     for parse in (CONTRACT.parse, CONTRACT.parse_outcomes):
-        try:
+        with contextlib.suppress(RequestError):
             found = parse(body)
-        except RequestError as error:
-            assert len(str(error)) < 2000
-        else:
-            assert not any(math.isinf(value) for value in np.ravel(getattr(found, "batch", {}).get("numeric", [])))
+            assert not np.isinf(getattr(found, "batch", {}).get("numeric", np.zeros(0))).any()
+
+
+def test_a_hostile_body_is_not_echoed_at_length() -> None:
+    error = refusal({"rows": [ROW | {"x" * 1500: "y"}]})
+    assert len(str(error)) < 800
+    assert len(error.field) < 120
 
 
 @pytest.mark.parametrize("value", ["", "a b", "x" * 129, "ü", "a\n"])

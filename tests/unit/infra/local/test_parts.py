@@ -22,7 +22,7 @@ def test_no_secret_is_on_a_command_line(settings: Settings) -> None:
     layout = Layout(settings.state)
     built = [
         parts.prefect(settings, layout),
-        parts.worker(settings, None),
+        parts.worker(settings, layout, None),
         parts.mlflow(settings, layout),
         parts.ray(settings, layout, AuxiliaryPorts.in_block(20_000)),
         parts.serve(settings, layout),
