@@ -211,7 +211,8 @@ def _unexpected(error: Exception) -> NoReturn:
     if os.environ.get("MILLRACE_LOG_LEVEL") == "DEBUG":
         raise error
     _fail(
-        f"unexpected {type(error).__name__}: {error}\n  next: set MILLRACE_LOG_LEVEL=DEBUG to see the traceback, and report it",
+        f"unexpected {type(error).__name__}: {error}\n"
+        "  next: set MILLRACE_LOG_LEVEL=DEBUG to see the traceback, and report it",
         1,
     )
 
