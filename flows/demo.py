@@ -23,7 +23,7 @@ from millrace.ledger import Incident, Ledger
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.settings import Settings
 from millrace.storage import ObjectStore, write_atomically
-from millrace.window import Window, period_start
+from millrace.window import Window, period_end, period_start
 from tasks.prefect_api import error_of, flow_state, retry
 
 DEMO = "demo"
@@ -98,14 +98,15 @@ def _windows(pipeline: Pipeline, first: datetime | None, last: datetime | None) 
             allowed=f"{extent.start:%Y-%m-%d} < first < last <= {extent.end:%Y-%m-%d}",
             next="give --first and --last inside the source's past",
         )
-    return tuple(window for window in Window(begin, end).split(period) if _is_whole(window, period, extent))
-
-
-def _is_whole(window: Window, period: Any, extent: Window) -> bool:
-    """Whether a check will look at this very window. The last one may end where the data ends."""
-    from millrace.window import period_end
-
-    return window.end == period_end(window.start, period) or window.end == extent.end
+    # A check looks at whole periods; what the data has of the last one is left alone.
+    windows = tuple(window for window in Window(begin, end).split(period) if window.end == period_end(window.start, period))
+    if not windows:
+        raise ConfigError(
+            f"the demo of '{pipeline.name}' has no whole {period} to replay",
+            got=f"{begin:%Y-%m-%d} to {end:%Y-%m-%d}",
+            next="give an earlier --first, or a shorter monitoring.window in its pipeline.yaml",
+        )
+    return windows
 
 
 def _import_for_training() -> None:
