@@ -30,39 +30,45 @@ AsOf = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout, for scripts.")]
 
 
+@app.callback()
+def prepare(context: typer.Context) -> None:
+    """Apply the settings before any library that reads the environment is imported."""
+    context.obj = _settings()
+
+
 @app.command()
-def up(as_json: Json = False) -> None:
+def up(context: typer.Context, as_json: Json = False) -> None:
     """Start the embedded stack: Prefect, its worker, MLflow, Ray, Ray Serve. Safe to repeat.
 
     All state lives below .millrace (MILLRACE_STATE_DIR moves it); everything listens on loopback.
     """
     from flows.stack import bring_up
 
-    _answer(bring_up(_settings()).as_dict(), as_json, "stack")
+    _answer(bring_up(context.obj).as_dict(), as_json, "stack")
 
 
 @app.command()
-def status(as_json: Json = False) -> None:
+def status(context: typer.Context, as_json: Json = False) -> None:
     """Show which parts of the stack run, where they answer, and what each pipeline serves."""
     from flows.stack import stack_and_pipelines
 
-    _answer(stack_and_pipelines(_settings()), as_json, "stack")
+    _answer(stack_and_pipelines(context.obj), as_json, "stack")
 
 
 @app.command()
-def down() -> None:
+def down(context: typer.Context) -> None:
     """Stop the embedded stack and leave no process behind. State is kept: `millrace up` goes on."""
     from flows.stack import take_down
 
-    take_down(_settings())
+    take_down(context.obj)
 
 
 @app.command()
-def validate(name: Name, as_json: Json = False) -> None:
+def validate(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """Check a pipeline: its spec, that its code loads, that its source answers. Writes nothing."""
     from flows.inspect import validate_pipeline
 
-    _answer(validate_pipeline(_settings(), name), as_json, "validation")
+    _answer(validate_pipeline(context.obj, name), as_json, "validation")
 
 
 @app.command()
@@ -78,23 +84,24 @@ def schema() -> None:
 
 
 @app.command()
-def run(name: Name, as_of: AsOf = None, as_json: Json = False) -> None:
+def run(context: typer.Context, name: Name, as_of: AsOf = None, as_json: Json = False) -> None:
     """Train a challenger and promote it when it is better than what serves."""
     from flows.follow import run_training
 
-    _answer(run_training(_settings(), name, _time(as_of)), as_json, "training")
+    _answer(run_training(context.obj, name, _time(as_of)), as_json, "training")
 
 
 @app.command()
-def check(name: Name, as_of: AsOf = None, as_json: Json = False) -> None:
+def check(context: typer.Context, name: Name, as_of: AsOf = None, as_json: Json = False) -> None:
     """Check the newest window of answered requests for drift and quality; a bad one may start a retraining."""
     from flows.follow import run_check
 
-    _answer(run_check(_settings(), name, _time(as_of)), as_json, "check")
+    _answer(run_check(context.obj, name, _time(as_of)), as_json, "check")
 
 
 @app.command()
 def replay(
+    context: typer.Context,
     name: Name,
     start: Annotated[str, typer.Option("--start", metavar="TIME", help="Begin of the window (ISO 8601).")],
     end: Annotated[str, typer.Option("--end", metavar="TIME", help="End of the window, not included.")],
@@ -107,11 +114,12 @@ def replay(
     begin, finish = _time(start), _time(end)
     if begin is None or finish is None or begin >= finish:
         raise ConfigError("--start must lie before --end", got=f"{start} and {end}", next="swap them")
-    _answer(run_replay(_settings(), name, begin, finish, rows_per_request), as_json, "replay")
+    _answer(run_replay(context.obj, name, begin, finish, rows_per_request), as_json, "replay")
 
 
 @app.command()
 def rollback(
+    context: typer.Context,
     name: Name,
     to: Annotated[
         str | None, typer.Option("--to", metavar="VERSION", help="The version; default: the one before.")
@@ -121,19 +129,20 @@ def rollback(
     """Let the version that served before serve again, without a dropped request."""
     from flows.follow import run_rollback
 
-    _answer(run_rollback(_settings(), name, to), as_json, "rollback")
+    _answer(run_rollback(context.obj, name, to), as_json, "rollback")
 
 
 @app.command()
-def versions(name: Name, as_json: Json = False) -> None:
+def versions(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """List the model's versions: which serves, how each was judged."""
     from flows.inspect import list_versions
 
-    _answer(list_versions(_settings(), name), as_json, "versions")
+    _answer(list_versions(context.obj, name), as_json, "versions")
 
 
 @app.command()
 def demo(
+    context: typer.Context,
     name: Name = "flight_delays",
     first: Annotated[
         str | None, typer.Option("--first", metavar="TIME", help="Train the first model as of this time (ISO 8601).")
@@ -147,11 +156,12 @@ def demo(
     """
     from flows.demo import run_demo
 
-    _answer(run_demo(_settings(), name, _time(first), _time(last)), as_json, "demo")
+    _answer(run_demo(context.obj, name, _time(first), _time(last)), as_json, "demo")
 
 
 @app.command()
 def new(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="Name of the new pipeline: lower case, digits, underscores.")],
     table: Annotated[
         str, typer.Option("--from", metavar="FILE_OR_URL", help="CSV or Parquet, a path or an fsspec URL.")
@@ -175,7 +185,7 @@ def new(
     from flows.inspect import create
 
     made = create(
-        _settings(),
+        context.obj,
         name,
         table,
         time=time,

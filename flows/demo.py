@@ -99,7 +99,9 @@ def _windows(pipeline: Pipeline, first: datetime | None, last: datetime | None) 
             next="give --first and --last inside the source's past",
         )
     # A check looks at whole periods; what the data has of the last one is left alone.
-    windows = tuple(window for window in Window(begin, end).split(period) if window.end == period_end(window.start, period))
+    windows = tuple(
+        window for window in Window(begin, end).split(period) if window.end == period_end(window.start, period)
+    )
     if not windows:
         raise ConfigError(
             f"the demo of '{pipeline.name}' has no whole {period} to replay",

@@ -11,9 +11,11 @@ from millrace.errors import MillraceError
 from millrace.ledger import Ledger
 from millrace.pipeline import load_pipeline
 from millrace.settings import Settings
+from tasks.incidents import send_event
 from tasks.prefect_api import FlowState, error_of, flow_state, submit, task_states
 
 _POLL_SECONDS = 0.3
+_RESEND_SECONDS = 12.0
 
 
 def run_training(settings: Settings, name: str, as_of: datetime | None) -> dict[str, Any]:
@@ -82,16 +84,20 @@ def follow(settings: Settings, flow_run: str, progress: Progress) -> FlowState:
 
 
 def wait_for_response(settings: Settings, incident: str, seconds: float) -> str:
-    """The flow run that answers an incident, once the ledger knows it.
+    """The flow run that answers an incident, once the ledger knows it. Its event is sent again while nobody answers.
 
     Raises:
         MillraceError: nobody has answered in time.
     """
-    ledger, deadline = Ledger(settings.ledger), time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    ledger, started = Ledger(settings.ledger), time.monotonic()
+    resend_at = started + _RESEND_SECONDS
+    while time.monotonic() < started + seconds:
         found = ledger.incident(incident)
         if found is not None and found.response is not None:
             return found.response
+        if found is not None and time.monotonic() > resend_at:
+            send_event(settings, found)
+            resend_at = time.monotonic() + _RESEND_SECONDS
         time.sleep(_POLL_SECONDS)
     raise MillraceError(
         f"nobody has answered {incident} in {seconds:.0f} s",

@@ -9,7 +9,8 @@ from millrace.settings import load_settings
 from tasks.incidents import find_incident, start_training
 
 
-@flow(name="respond", persist_result=False)
+# Repeating it starts nothing twice: the training is found again by its idempotency key.
+@flow(name="respond", persist_result=False, retries=3, retry_delay_seconds=2)
 def respond(incident: str) -> str:
     """Start the training that answers an incident, and record which one it is.
 

@@ -14,6 +14,9 @@ from millrace.window import Window
 
 REASON = "quarantine_reason"
 
+# A larger number becomes infinite in the model's float32.
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -32,7 +35,8 @@ def check(rows: pd.DataFrame, data: DataSpec, window: Window) -> Checked:
     """Split `rows` into those that keep the contract and those that do not, with a reason each.
 
     Raises:
-        SourceError: a column that the spec names is missing, or times are no times: no row can be judged.
+        SourceError: a column that the spec names is missing or comes twice, times are no times, or ids cannot be
+            ordered: no row can be judged.
     """
     columns = required_columns(data)
     missing = [name for name in columns if name not in rows.columns]
@@ -43,7 +47,14 @@ def check(rows: pd.DataFrame, data: DataSpec, window: Window) -> Checked:
             allowed=", ".join(columns),
             next="correct the source, or the names in pipeline.yaml's data section",
         )
+    if repeated := [name for name in columns if (rows.columns == name).sum() > 1]:
+        raise SourceError(
+            f"{data.source} gives column {', '.join(repeated)} twice",
+            got=list(rows.columns),
+            next="correct the source: each name once",
+        )
     rows = rows[columns].reset_index(drop=True)
+    _check_ids(rows[data.row_id], data)
     for name in filter(None, (data.event_time, data.label.known_at)):
         rows[name] = _times(rows[name], name, data)
     reasons = pd.Series("", index=rows.index)
@@ -72,7 +83,7 @@ def check(rows: pd.DataFrame, data: DataSpec, window: Window) -> Checked:
 def required_columns(data: DataSpec) -> list[str]:
     """The columns a source must give, in the order staged shards hold them."""
     names = [data.row_id, data.event_time, *data.features, data.label.column]
-    return [*names, data.label.known_at] if data.label.known_at else names
+    return [*names, data.label.known_at] if data.label.known_at not in (None, data.event_time) else names
 
 
 def quarantine_verdict(num_rows: int, reasons: dict[str, int], data: DataSpec) -> Verdict:
@@ -96,6 +107,15 @@ def _mark(reasons: pd.Series, rows: pd.Series, reason: str) -> None:
     reasons[rows.fillna(True).astype(bool) & (reasons == "")] = reason
 
 
+def _check_ids(column: pd.Series, data: DataSpec) -> None:
+    if (kind := pd.api.types.infer_dtype(column, skipna=True)).startswith("mixed"):
+        raise SourceError(
+            f"{data.source}: column '{data.row_id}' holds values of more than one type",
+            got=kind,
+            next="give all ids as text, or all as whole numbers",
+        )
+
+
 def _times(column: pd.Series, name: str, data: DataSpec) -> pd.Series:
     try:
         return pd.to_datetime(column, utc=True).astype("datetime64[ns, UTC]")
@@ -107,7 +127,7 @@ def _times(column: pd.Series, name: str, data: DataSpec) -> pd.Series:
 
 def _numeric(column: pd.Series, feature: NumericFeature) -> tuple[pd.Series, dict[str, pd.Series]]:
     numbers = pd.to_numeric(column, errors="coerce").astype("float64")
-    broken = {"not a number": numbers.isna() & column.notna(), "not finite": numbers.isin([np.inf, -np.inf])}
+    broken = {"not a number": numbers.isna() & column.notna(), "not finite": numbers.abs() > _LARGEST}
     if not feature.nullable:
         broken["missing"] = column.isna()
     if feature.min is not None:
@@ -135,7 +155,7 @@ def _label(column: pd.Series, data: DataSpec) -> tuple[pd.Series, pd.Series]:
         wrong = column.notna() & ~values.isin(label.classes) if label.kind == "multiclass" else column.isna() & False
         return values, wrong
     numbers = pd.to_numeric(column, errors="coerce").astype("float64")
-    wrong = (numbers.isna() & column.notna()) | numbers.isin([np.inf, -np.inf])
+    wrong = (numbers.isna() & column.notna()) | (numbers.abs() > _LARGEST)
     if label.kind == "binary":
         wrong |= numbers.notna() & ~numbers.isin([0.0, 1.0])
     return numbers, wrong

@@ -59,24 +59,23 @@ class StagedSet:
             DigestError: a shard differs from its manifest.
         """
         frames = [pd.read_parquet(BytesIO(store.get(key).read(SHARD))) for key in self.shards if _overlaps(key, window)]
-        frames = [frame for frame in frames if len(frame)]
-        if not frames:
+        frames = [
+            frame[(frame[data.event_time] >= window.start) & (frame[data.event_time] < window.end)]
+            for frame in frames
+            if len(frame)
+        ]
+        if not any(len(frame) for frame in frames):
             raise DataError(
                 f"staged data set {self.key} has no rows in {window}",
                 got=str(self.window),
                 next="train with a later as_of, or shorten evaluation.window_days and training.validation_days",
             )
-        rows = pd.concat(frames, ignore_index=True)
-        times = rows[data.event_time]
-        return rows[(times >= window.start) & (times < window.end)].reset_index(drop=True)
+        return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
 
 
 def _overlaps(shard_key: str, window: Window) -> bool:
-    start, end = (
-        utc(datetime.strptime(part, "%Y%m%dT%H%M%S"))  # noqa: DTZ007 - keys are written in UTC
-        for part in shard_key.rsplit("/", 1)[1].split("-")[:2]
-    )
-    return start < window.end and end > window.start
+    shard = Window.from_key(shard_key.rsplit("/", 1)[1].rsplit("-", 1)[0])
+    return shard.start < window.end and shard.end > window.start
 
 
 def labelled_rows(rows: pd.DataFrame, data: DataSpec, as_of: datetime) -> pd.DataFrame:

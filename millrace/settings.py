@@ -6,6 +6,7 @@ Each field is read from `MILLRACE_<FIELD>`; nothing about a pipeline is set here
 from __future__ import annotations
 
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,10 @@ def _http_url(value: str) -> str:
     if parts.scheme == "http" and parts.port is None:
         raise ValueError("must name its port, for example http://127.0.0.1:4200")
     return value.rstrip("/")
+
+
+def _without_password(value: object) -> object:
+    return re.sub(r"(?<=://)[^/@]*@", "***@", value) if isinstance(value, str) else value
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
@@ -68,8 +73,9 @@ class Settings(BaseSettings):
 
     @property
     def objects(self) -> str:
-        """URL of the object store's root."""
-        return self.objects_url.rstrip("/") if self.objects_url else str(self.state / "objects")
+        """URL of the object store's root; a folder's is absolute."""
+        url = self.objects_url or str(self.state / "objects")
+        return url.rstrip("/") if "://" in url else str(Path(url).expanduser().absolute())
 
     @property
     def ledger(self) -> str:
@@ -88,6 +94,8 @@ class Settings(BaseSettings):
             if (value := getattr(self, name)) is not None
         }
         values |= {"state_dir": str(self.state), "pipelines_dir": str(self.pipelines)}
+        if self.objects_url is not None:
+            values["objects_url"] = self.objects
         return {f"{_PREFIX}{name.upper()}": value for name, value in values.items()}
 
 
@@ -112,7 +120,7 @@ def load_settings() -> Settings:
         name = f"{_PREFIX}{first['loc'][0]}".upper()
         raise SettingsError(
             f"environment variable {name} has a bad value",
-            got=first["input"],
-            allowed=first["msg"],
+            got=_without_password(first["input"]),
+            allowed=first["msg"].removeprefix("Value error, "),
             next=f"correct {name}",
         ) from None

@@ -8,6 +8,7 @@ losing writer leaves behind is unreferenced.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from typing import Any, Self
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from millrace.errors import ArtifactError, DigestError
+from millrace.errors import ArtifactError, DigestError, SettingsError
 
 MANIFEST = "manifest.json"
 
@@ -109,6 +110,10 @@ class Artifact:
         return sum(entry.num_bytes for entry in self.entries.values())
 
 
+def _content_digest(entries: Mapping[str, Entry], summary: Mapping[str, Any]) -> str:
+    return digest_json({"entries": {name: entry.sha256 for name, entry in entries.items()}, "summary": summary})
+
+
 def _digest_error(artifact: Artifact, name: str, entry: Entry, found: str) -> DigestError:
     return DigestError(
         f"{artifact.store.url}/{artifact.key}: '{name}' differs from its manifest",
@@ -123,7 +128,15 @@ class ObjectStore:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._fs, self._root = fsspec.core.url_to_fs(self.url)
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(self.url)
+        except (ValueError, ImportError) as error:
+            raise SettingsError(
+                f"the object store's URL has a scheme that is not known: {self.url.partition('://')[0]}",
+                got=str(error),
+                allowed="a folder, s3://bucket/prefix, or another scheme of fsspec",
+                next="correct MILLRACE_OBJECTS_URL",
+            ) from error
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
         return (type(self), (self.url,))
@@ -152,6 +165,7 @@ class ObjectStore:
 
         Raises:
             ArtifactError: a manifest is there and cannot be read.
+            DigestError: its digest is not that of what it names.
         """
         try:
             raw = bytes(self._fs.cat_file(f"{self._root}/{key}/{MANIFEST}"))
@@ -163,7 +177,7 @@ class ObjectStore:
             for entry in entries.values():
                 if entry.path.startswith("/") or ".." in entry.path.split("/"):
                     raise ValueError(f"path {entry.path!r} leaves the artifact")
-            return Artifact(
+            artifact = Artifact(
                 self, key, entries, document["summary"], document["lineage"], document["digest"], document["created_at"]
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -172,6 +186,14 @@ class ObjectStore:
                 got=str(error),
                 next="delete the prefix and run the step again",
             ) from error
+        if (found := _content_digest(entries, artifact.summary)) != artifact.digest:
+            raise DigestError(
+                f"manifest of {self.url}/{key} was changed after it was committed",
+                got=f"sha256 {found}",
+                allowed=f"sha256 {artifact.digest}",
+                next="delete the prefix and run the step again",
+            )
+        return artifact
 
     def get(self, key: str) -> Artifact:
         """The artifact committed under `key`.
@@ -198,19 +220,19 @@ class ObjectStore:
         """
         attempt = uuid.uuid4().hex[:12]
         entries = {name: self._put(key, f"{attempt}/{name}", content) for name, content in files.items()}
+        # As it will be read: JSON knows no integer keys and no tuples.
+        summary = json.loads(json.dumps(dict(summary or {}), default=str))
         document = {
-            "summary": dict(summary or {}),
+            "summary": summary,
             "lineage": dict(lineage or {}),
             "entries": {
                 name: {"path": e.path, "num_bytes": e.num_bytes, "sha256": e.sha256} for name, e in entries.items()
             },
             "created_at": datetime.now(UTC).isoformat(),
-            "digest": digest_json(
-                {"entries": {name: entry.sha256 for name, entry in entries.items()}, "summary": summary or {}}
-            ),
+            "digest": _content_digest(entries, summary),
         }
         if not self._create(f"{key}/{MANIFEST}", json.dumps(document, indent=1, default=str).encode()):
-            self._fs.rm(f"{self._root}/{key}/{attempt}", recursive=True)
+            self._remove(f"{self._root}/{key}/{attempt}")
         return self.get(key)
 
     def _put(self, key: str, path: str, content: bytes | Path) -> Entry:
@@ -227,6 +249,10 @@ class ObjectStore:
         raw = content.read_bytes() if isinstance(content, Path) else content
         self._fs.pipe_file(target, raw)
         return Entry(path, len(raw), digest_bytes(raw))
+
+    def _remove(self, prefix: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # an artifact without files left nothing there
+            self._fs.rm(prefix, recursive=True)
 
     def _create(self, key: str, content: bytes) -> bool:
         """Write `content` under `key` in one step; False when something is there already."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, Self
 
 Period = Literal["day", "week", "month"]
 
@@ -37,7 +37,13 @@ class Window:
     @property
     def key(self) -> str:
         """A name for this window that sorts by time and is safe in a path."""
-        return f"{self.start:%Y%m%dT%H%M%S}-{self.end:%Y%m%dT%H%M%S}"
+        return f"{_stamp(self.start)}-{_stamp(self.end)}"
+
+    @classmethod
+    def from_key(cls, key: str) -> Self:
+        """The window that has this `key`."""
+        start, end = (utc(datetime.fromisoformat(stamp)) for stamp in key.split("-"))
+        return cls(start, end)
 
     def as_dict(self) -> dict[str, str]:
         return {"start": self.start.isoformat(), "end": self.end.isoformat()}
@@ -49,6 +55,11 @@ class Window:
             end = min(period_end(start, period), self.end)
             yield Window(start, end)
             start = end
+
+
+def _stamp(moment: datetime) -> str:
+    fraction = f".{moment.microsecond:06d}" if moment.microsecond else ""
+    return f"{moment:%Y%m%dT%H%M%S}{fraction}"
 
 
 def label(moment: datetime) -> str:

@@ -42,8 +42,8 @@ def send_event(settings: Settings, incident: Incident) -> None:
         ServiceError: the server does not take it. The incident stays unanswered and is sent again.
     """
     event = {
-        # Of the fact and the minute: a duplicate within Prefect's de-duplication window is dropped, a re-send is not.
-        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{incident.key}/{datetime.now(UTC):%Y%m%d%H%M}")),
+        # New each time: Prefect drops an event whose id it has seen, and a re-send is meant to be heard.
+        "id": str(uuid.uuid4()),
         "occurred": datetime.now(UTC).isoformat(),
         "event": EVENT,
         "resource": {

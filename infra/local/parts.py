@@ -183,6 +183,8 @@ def ray(settings: Settings, layout: Layout, ports: AuxiliaryPorts | None) -> Par
         extra={
             # A laptop's stack has more workers than cores by design; Ray would warn into every driver's terminal.
             "RAY_worker_maximum_startup_concurrency": "16",
+            # Ray makes its workers nicer than all else; here they are the work.
+            "RAY_worker_niceness": "0",
             "RAY_START_HOOK": "infra.local.ray_hook.adjust",
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(layout.run / "haproxy"),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(layout.haproxy / "haproxy.cfg"),

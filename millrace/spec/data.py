@@ -10,6 +10,12 @@ from millrace.spec.base import Section
 from millrace.window import Period
 
 
+def _refuse_repeats(field: str, values: list[str]) -> None:
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise ValueError(f"{field} are listed twice: {', '.join(repeated)}; remove the repeats")
+
+
 class NumericFeature(Section):
     """A number. A value outside [min, max] puts the row into quarantine."""
 
@@ -37,9 +43,7 @@ class CategoricalFeature(Section):
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
-        repeated = sorted({value for value in self.values if self.values.count(value) > 1})
-        if repeated:
-            raise ValueError(f"values are listed twice: {', '.join(repeated)}; remove the repeats")
+        _refuse_repeats("values", self.values)
         return self
 
 
@@ -70,6 +74,7 @@ class Label(Section):
     def _fits_kind(self) -> Self:
         if self.kind == "multiclass" and len(self.classes) < 2:
             raise ValueError("a multiclass label needs at least two classes; list them in data.label.classes")
+        _refuse_repeats("data.label.classes", self.classes)
         if self.kind != "multiclass" and self.classes:
             raise ValueError(f"a {self.kind} label has no classes; remove data.label.classes")
         if self.kind != "binary" and self.positive is not None:
@@ -101,13 +106,19 @@ class DataSpec(Section):
 
     @model_validator(mode="after")
     def _no_leak(self) -> Self:
-        reserved = {
-            self.event_time: "data.event_time",
-            self.row_id: "data.row_id",
-            self.label.column: "data.label.column",
-        }
-        if self.label.known_at is not None:
-            reserved[self.label.known_at] = "data.label.known_at"
+        reserved: dict[str, str] = {}
+        for field, name in (
+            ("data.event_time", self.event_time),
+            ("data.row_id", self.row_id),
+            ("data.label.column", self.label.column),
+            ("data.label.known_at", self.label.known_at),
+        ):
+            # An outcome may be known at the event's own time; any other column has one meaning.
+            if name is None or (field == "data.label.known_at" and name == self.event_time):
+                continue
+            if name in reserved:
+                raise ValueError(f"{field} '{name}' is also {reserved[name]}; name a column of its own")
+            reserved[name] = field
         for name in self.features:
             if name in reserved:
                 raise ValueError(

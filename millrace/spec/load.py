@@ -66,8 +66,8 @@ def load_spec(folder: Path) -> PipelineSpec:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - it is a SafeLoader
     except FileNotFoundError:
         raise SpecError(f"{path} does not exist", next="write one with `millrace new`") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SpecError(f"{path} cannot be read", got=str(error), next="correct the YAML") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date like 2013-02-30
+        raise SpecError(f"{path} cannot be read", got=_told(error), next="correct the YAML") from error
     spec = parse_spec(document, str(path))
     if spec.name != folder.name:
         raise SpecError(
@@ -77,6 +77,13 @@ def load_spec(folder: Path) -> PipelineSpec:
             next="rename one",
         )
     return spec
+
+
+def _told(error: Exception) -> str:
+    """One line of what PyYAML tells in several."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return str(error)
 
 
 def parse_spec(document: object, where: str = FILE_NAME) -> PipelineSpec:

@@ -36,7 +36,7 @@ class TrainingSpec(Section):
     weight_decay: float = Field(default=1e-2, ge=0, description="Decoupled weight decay of AdamW.")
     gradient_clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Arithmetic of the forward pass.")
-    seed: int = Field(default=0, ge=0, description="Seed of initial weights and of the shuffle.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of initial weights and of the shuffle.")
     num_workers: int = Field(default=1, ge=1, description="Data-parallel workers.")
     use_gpu: bool = Field(default=False, description="One GPU per worker.")
     cpus_per_worker: float = Field(default=1.0, gt=0, description="CPU cores reserved per worker.")

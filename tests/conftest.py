@@ -1,0 +1,35 @@
+"""Marks each test by the folder it lies in, and keeps the developer's own environment out of the unit tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_HERE = Path(__file__).parent
+_LEVELS = ("unit", "integration", "e2e", "gpu")
+_PREFIXES = ("MILLRACE_", "PREFECT_", "MLFLOW_", "RAY_", "AWS_")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "FTP_PROXY")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Before `-m` is applied, so that `-m unit` selects tests/unit."""
+    for item in items:
+        if item.path.is_relative_to(_HERE):
+            level = item.path.relative_to(_HERE).parts[0]
+            if level in _LEVELS:
+                item.add_marker(level)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No unit test sees a stack, a proxy or a credential of the shell it was started from."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("unit"):
+            for name in list(os.environ):
+                if name.startswith(_PREFIXES) or name.upper() in _PROXIES:
+                    patch.delenv(name)
+        yield

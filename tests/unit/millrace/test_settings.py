@@ -1,0 +1,129 @@
+"""The environment sets where services live, and says which variable is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydantic import SecretStr, ValidationError
+
+from millrace.errors import SettingsError
+from millrace.settings import Settings, load_settings
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> SettingsError:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    return caught.value
+
+
+def test_an_empty_environment_is_a_laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings()
+    assert settings.state == tmp_path / ".millrace"
+    assert settings.objects == str(tmp_path / ".millrace" / "objects")
+    assert settings.ledger == f"sqlite:///{tmp_path}/.millrace/ledger.db"
+    assert settings.ray == "127.0.0.1:6379"
+    assert settings.prefect_api_url == "http://127.0.0.1:4200/api"
+    assert list(tmp_path.iterdir()) == [], "reading settings makes nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("MILLRACE_PREFECT_URI", "MILLRACE_PREFECT_URL"), ("MILLRACE_LOGLEVEL", "MILLRACE_LOG_LEVEL")],
+)
+def test_an_unknown_variable_is_named_with_the_nearest(name: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = refusal(monkeypatch, name, "x")
+    assert error.what == f"environment variable {name} is not a setting"
+    assert error.allowed == f"did you mean '{meant}'?"
+    assert error.next == f"unset {name}, or correct its name"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("MILLRACE_PREFECT_URL", "127.0.0.1:4200", "http:// or https://"),
+        ("MILLRACE_PREFECT_URL", "ftp://host:1", "http:// or https://"),
+        ("MILLRACE_MLFLOW_URL", "http://mlflow", "must name its port"),
+        ("MILLRACE_SERVE_URL", "http://", "with a host"),
+        ("MILLRACE_SERVE_URL", "http://host:99999", "0-65535"),
+        ("MILLRACE_RAY_PORT", "80", "greater than or equal to 1024"),
+        ("MILLRACE_RAY_PORT", "many", "valid integer"),
+        ("MILLRACE_LOG_LEVEL", "loud", "DEBUG|INFO"),
+        ("MILLRACE_LOG_JSON", "perhaps", "boolean"),
+    ],
+)
+def test_a_bad_value_names_its_variable(name: str, value: str, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = refusal(monkeypatch, name, value)
+    assert error.what == f"environment variable {name} has a bad value"
+    assert error.got == repr(value)
+    assert rule in (error.allowed or "")
+    assert error.next == f"correct {name}"
+
+
+def test_a_password_in_a_refused_url_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = refusal(monkeypatch, "MILLRACE_MLFLOW_URL", "http://user:hush@mlflow")
+    assert error.got == "'http://***@mlflow'"
+    assert "hush" not in str(error)
+
+
+@pytest.mark.parametrize("url", ["https://prefect.example.com/", "https://prefect.example.com"])
+def test_a_trailing_slash_does_not_matter(url: str) -> None:
+    assert Settings(prefect_url=url).prefect_api_url == "https://prefect.example.com/api"
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().ray_port = 7000  # type: ignore[misc]
+
+
+def test_secrets_are_not_in_the_repr() -> None:
+    settings = Settings(ledger_url=SecretStr("postgresql://u:hush@db/x"))
+    assert "hush" not in repr(settings)
+    assert "hush" not in str(settings)
+    assert settings.ledger == "postgresql://u:hush@db/x"
+
+
+@given(
+    port=st.integers(1024, 65535),
+    objects=st.sampled_from([None, "s3://bucket/prefix/", "objects", "/abs/objects"]),
+    ledger=st.sampled_from([None, "postgresql://u:p@db/x"]),
+    address=st.sampled_from([None, "ray://head:10001"]),
+    state=st.sampled_from(["state", "/abs/state", "~/state"]),
+    log_json=st.booleans(),
+)
+@hypothesis_settings(max_examples=25, deadline=None)
+def test_a_child_process_in_any_folder_reads_the_same_settings(
+    port: int,
+    objects: str | None,
+    ledger: str | None,
+    address: str | None,
+    state: str,
+    log_json: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    here, there = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("there")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        parent = Settings(
+            ray_port=port,
+            objects_url=objects,
+            ledger_url=None if ledger is None else SecretStr(ledger),
+            ray_address=address,
+            state_dir=Path(state),
+            log_json=log_json,
+        )
+        facts = (parent.objects, parent.ledger, parent.ray, parent.state, parent.pipelines, parent.log_json)
+        environment = parent.environment()
+        assert "://" in parent.objects or Path(parent.objects).is_absolute()
+        assert all(isinstance(value, str) for value in environment.values())
+        patch.chdir(there)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        child = load_settings()
+        assert facts == (child.objects, child.ledger, child.ray, child.state, child.pipelines, child.log_json)
+        assert child.environment() == environment
