@@ -32,11 +32,11 @@ def main() -> None:
         env = os.environ | _environment(Path(folder) / ".millrace")
         command = [sys.executable, "-m", "flows.cli"]
         try:
-            done = subprocess.run(  # noqa: S603 - our own command
+            done = subprocess.run(
                 [*command, "demo", "flight_delays", "--json"], env=env, capture_output=True, text=True, check=False
             )
         finally:
-            subprocess.run([*command, "down"], env=env, capture_output=True, check=False)  # noqa: S603
+            subprocess.run([*command, "down"], env=env, capture_output=True, check=False)
     sys.stderr.write(done.stderr)
     if done.returncode != 0:
         sys.exit(done.returncode)

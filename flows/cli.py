@@ -242,7 +242,8 @@ def _settings() -> Any:
     os.environ.update(environment(settings))
     # Commands show progress of their own; each line of a flow run is kept by Prefect, and shown here for debugging.
     shown = settings.log_level if settings.log_level in ("DEBUG", "ERROR") else "WARNING"
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", shown)
+    # Prefect logs an error with its traceback before it raises it; the command tells it once, without.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", shown if shown == "DEBUG" else "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", logs.LOGGER)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", shown)
     logs.configure(settings.log_level, json_lines=settings.log_json, shown=shown)

@@ -28,6 +28,7 @@ from tasks.prefect_api import error_of, flow_state, retry
 
 DEMO = "demo"
 _FIRST_SHARE = 0.25
+_WHOLE_SHARE = 0.9
 _RESPONSE_SECONDS = 60.0
 
 
@@ -90,12 +91,15 @@ def _windows(pipeline: Pipeline, first: datetime | None, last: datetime | None) 
 
     extent, period = source_extent(pipeline), pipeline.spec.monitoring.window
     begin = first or period_start(extent.start + _FIRST_SHARE * (extent.end - extent.start), period)
-    end = last or extent.end
-    if not extent.start < begin < end <= extent.end:
+    whole = Window(period_start(extent.end, period), period_end(extent.end, period))
+    # A period that lacks only its last rows is whole enough: tables seldom end on the stroke of midnight.
+    covered = (extent.end - whole.start) / (whole.end - whole.start) >= _WHOLE_SHARE
+    end = last or (whole.end if covered else whole.start)
+    if not extent.start < begin < end <= whole.end:
         raise ConfigError(
             f"the demo of '{pipeline.name}' has nothing to replay",
             got=f"first {begin:%Y-%m-%d}, last {end:%Y-%m-%d}",
-            allowed=f"{extent.start:%Y-%m-%d} < first < last <= {extent.end:%Y-%m-%d}",
+            allowed=f"{extent.start:%Y-%m-%d} < first < last <= {whole.end:%Y-%m-%d}",
             next="give --first and --last inside the source's past",
         )
     # A check looks at whole periods; what the data has of the last one is left alone.

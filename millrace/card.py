@@ -20,7 +20,7 @@ def model_card(
     """The card as Markdown."""
     features = "\n".join(
         f"| `{name}` | {feature.kind} | {_range(feature)} | {'yes' if feature.nullable else 'no'} "
-        f"| {feature.description} |"
+        f"| {_cell(feature.description)} |"
         for name, feature in spec.data.features.items()
     )
     known_at = spec.data.label.known_at or spec.data.event_time
@@ -56,6 +56,10 @@ It has seen the windows above and nothing later. Its answers are for rows that k
 refused. It was judged against the champion and a trivial baseline on the evaluation window before it was promoted:
 the verdict lies beside the version in the registry.
 """
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _range(feature: Any) -> str:

@@ -33,8 +33,8 @@ def prediction_drift(monitoring: MonitoringSpec, distance: float) -> Verdict:
 def quality(spec: PipelineSpec, observed: float, expected: float, num_rows: int) -> Verdict:
     """Whether the metric on arrived outcomes holds what the version's evaluation promised."""
     metric, rule = spec.evaluation.metric, spec.monitoring.quality
-    worse = expected - observed if metric in HIGHER_IS_BETTER else observed - expected
-    threshold = expected - rule.max_drop if metric in HIGHER_IS_BETTER else expected + rule.max_drop
+    sign = 1 if metric in HIGHER_IS_BETTER else -1
+    worse, threshold = sign * (expected - observed), expected - sign * rule.max_drop
     evidence = {"rows": num_rows, "expected": expected}
     if num_rows < rule.min_rows or math.isnan(observed):
         reason = f"{num_rows:,} outcomes have arrived, {rule.min_rows:,} needed to judge"
@@ -43,4 +43,4 @@ def quality(spec: PipelineSpec, observed: float, expected: float, num_rows: int)
         f"{metric} {observed:.4f} on {num_rows:,} outcomes, {expected:.4f} at its evaluation "
         f"(worse by {worse:+.4f}, at most {rule.max_drop:g} allowed)"
     )
-    return Verdict(QUALITY, worse <= rule.max_drop, metric, observed, threshold, (reason,), evidence)
+    return Verdict(QUALITY, sign * observed >= sign * threshold, metric, observed, threshold, (reason,), evidence)

@@ -12,8 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from millrace.errors import SpecError
-from millrace.log_tables import ANSWERS, FIXED, OUTCOMES, PROBABILITY, read, schema_of, to_table
+from millrace.log_tables import ANSWERS, OUTCOMES, read, schema_of, to_table
 from millrace.log_writer import LogWriter
 from millrace.requests import ParsedOutcomes, ParsedRequest
 from millrace.segments import compact as _compact
@@ -24,8 +23,6 @@ from millrace.window import Window
 if TYPE_CHECKING:
     import pandas as pd
 
-_RESERVED = frozenset((*FIXED, "label", "known_at"))
-
 
 def inference_folder(settings: Settings, pipeline_name: str) -> Path:
     """Folder of the pipeline's inference log."""
@@ -33,19 +30,8 @@ def inference_folder(settings: Settings, pipeline_name: str) -> Path:
 
 
 def answers_header(data: DataSpec) -> dict[str, Any]:
-    """What a segment of answers holds.
-
-    Raises:
-        SpecError: a feature has the name of one of the log's own columns.
-    """
+    """What a segment of answers holds."""
     classes = data.label.classes
-    for name in data.features:
-        if name in _RESERVED or name in {f"{PROBABILITY}{value}" for value in classes}:
-            raise SpecError(
-                f"feature '{name}' has the name of a column of the inference log",
-                allowed=f"any name but {', '.join(sorted(_RESERVED))}",
-                next="rename the feature in pipeline.yaml and in its source",
-            )
     types = {name: "number" if isinstance(f, NumericFeature) else "string" for name, f in data.features.items()}
     return {"kind": ANSWERS, "features": types, "prediction": "string" if classes else "number", "classes": classes}
 

@@ -15,9 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    ProgrammingError,
+)
+from sqlalchemy.schema import CreateIndex, CreateTable
 
-from millrace.errors import ServiceError
+from millrace.errors import ServiceError, SettingsError, UnknownNameError
 from millrace.storage import digest_json
 from millrace.window import Window
 
@@ -117,7 +125,10 @@ class Ledger:
     """The ledger's database. Building one opens nothing; the first call creates the tables."""
 
     def __init__(self, url: str) -> None:
-        self._url = sa.make_url(url)
+        try:
+            self._url = sa.make_url(url)
+        except ArgumentError as error:
+            raise _url_error("it is no SQLAlchemy URL") from error
         self._engine: sa.Engine | None = None
 
     def close(self) -> None:
@@ -130,10 +141,12 @@ class Ledger:
         try:
             with self._connect().begin() as connection:
                 yield connection
-        except OperationalError as error:
+        except (IntegrityError, ProgrammingError, DataError):
+            raise
+        except (DBAPIError, OSError) as error:
             raise ServiceError(
                 f"the ledger at {self._url.render_as_string(hide_password=True)} does not answer",
-                got=str(error.orig),
+                got=str(error.orig if isinstance(error, DBAPIError) else error),
                 next="check MILLRACE_LEDGER_URL and that the database runs",
             ) from error
 
@@ -142,10 +155,13 @@ class Ledger:
             if self._url.get_backend_name() == "sqlite" and self._url.database:
                 Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
             # NullPool: flows are short; a pooled SQLite handle would outlive them and keep the WAL open.
-            engine = sa.create_engine(self._url, poolclass=sa.NullPool)
+            try:
+                engine = sa.create_engine(self._url, poolclass=sa.NullPool)
+            except (NoSuchModuleError, ImportError) as error:
+                raise _url_error(str(error)) from error
             if self._url.get_backend_name() == "sqlite":
                 sa.event.listen(engine, "connect", _use_wal)
-            _META.create_all(engine)
+            _create_tables(engine)
             self._engine = engine
         return self._engine
 
@@ -187,11 +203,17 @@ class Ledger:
         return [incident for incident in self.incidents(pipeline) if incident.response is None]
 
     def answer_incident(self, key: str, response: str) -> str:
-        """Record that `response` (a flow run's id) answers the incident; the first answer stays. Returns it."""
+        """Record that `response` (a flow run's id) answers the incident; the first answer stays. Returns it.
+
+        Raises:
+            UnknownNameError: there is no such incident.
+        """
         update = _INCIDENTS.update().where(_INCIDENTS.c.key == key, _INCIDENTS.c.response.is_(None))
         with self._begin() as connection:
             connection.execute(update.values(response=response))
-            found = connection.execute(sa.select(_INCIDENTS.c.response).where(_INCIDENTS.c.key == key)).scalar_one()
+            found = connection.execute(sa.select(_INCIDENTS.c.response).where(_INCIDENTS.c.key == key)).scalar()
+        if found is None:
+            raise UnknownNameError(f"no incident '{key}' in the ledger", next="open it first")
         return str(found)
 
     def close_incident(self, key: str, outcome: str) -> None:
@@ -223,24 +245,25 @@ class Ledger:
             )
 
     def checks(self, pipeline: str, until: datetime, limit: int) -> list[CheckRecord]:
-        """The newest `limit` judged windows that ended at or before `until`, newest first."""
+        """The newest `limit` judged windows that ended at or before `until`, newest first.
+
+        A window that was judged for several versions counts once, by its newest judgement.
+        """
         query = (
             _CHECKS.select()
             .where(_CHECKS.c.pipeline == pipeline, _CHECKS.c.window_end <= until)
             .order_by(_CHECKS.c.window_end.desc(), _CHECKS.c.checked_at.desc())
-            .limit(limit)
         )
+        newest: dict[Window, CheckRecord] = {}
         with self._begin() as connection:
-            return [
-                CheckRecord(
-                    row.pipeline,
-                    row.version,
-                    Window(row.window_start, row.window_end),
-                    row.bad,
-                    tuple(json.loads(row.verdicts)),
+            for row in connection.execute(query):
+                window = Window(row.window_start, row.window_end)
+                if window not in newest and len(newest) == limit:
+                    break
+                newest.setdefault(
+                    window, CheckRecord(row.pipeline, row.version, window, row.bad, tuple(json.loads(row.verdicts)))
                 )
-                for row in connection.execute(query)
-            ]
+        return list(newest.values())
 
     # Decisions and costs --------------------------------------------------------------------------------------
 
@@ -290,10 +313,29 @@ class Ledger:
             return {run: float(amount) for run, amount in connection.execute(query)}
 
 
+def _url_error(why: str) -> SettingsError:
+    # The URL may hold a password, so it is not shown.
+    return SettingsError(
+        "the ledger's URL cannot be used",
+        got=why,
+        allowed="sqlite:////folder/ledger.db or postgresql://user:password@host/database",
+        next="correct MILLRACE_LEDGER_URL, or install its driver",
+    )
+
+
+def _create_tables(engine: sa.Engine) -> None:
+    """Create what is absent. `create_all` looks first and creates then, so of two processes at once one would fail."""
+    with engine.begin() as connection:
+        for table in _META.sorted_tables:
+            connection.execute(CreateTable(table, if_not_exists=True))
+            for index in table.indexes:
+                connection.execute(CreateIndex(index, if_not_exists=True))
+
+
 def _use_wal(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA busy_timeout=30000")
+    cursor.execute("PRAGMA journal_mode=WAL")
     cursor.close()
 
 

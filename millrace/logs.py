@@ -36,10 +36,17 @@ def configure(level: str = "INFO", *, json_lines: bool = False, shown: str | Non
     logger.setLevel(level)
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(shown or level)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Line())
     handler.set_name(LOGGER)
     logger.handlers = [*(known for known in logger.handlers if known.get_name() != LOGGER), handler]
     logger.propagate = False
+
+
+class _Line(logging.Formatter):
+    """The event as structlog rendered it: its traceback is in there already and is not written again below."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return record.getMessage()
 
 
 def is_configured() -> bool:

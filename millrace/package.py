@@ -170,26 +170,25 @@ def load_predictor(package: Artifact, pipeline: Pipeline) -> Predictor:
         DigestError: stored bytes differ from the manifest; nothing was parsed.
     """
     import safetensors.torch
-    import torch
 
     spec = package_spec(package)
     weights = package.read(WEIGHTS)
     scale = LabelScale(**json.loads(package.read(SCALE)))
     probe = json.loads(package.read(PROBE))
-    torch.manual_seed(0)
-    module = pipeline.build_model(TableInputs.shaped(spec.data), spec.model.options)
+    rows = pd.DataFrame(probe["rows"], columns=list(spec.data.features))
+    build = pipeline.build_model
     try:
+        # The folder's code may be any other than the one that trained, so it may raise anything.
+        module = build(TableInputs.shaped(spec.data), spec.model.options)
         module.load_state_dict(safetensors.torch.load(weights), strict=True)
-    except (RuntimeError, ValueError, safetensors.SafetensorError) as error:
+        predictor = Predictor(spec, module.eval(), scale)
+        found = predictor.predict_rows(rows)
+    except Exception as error:
         raise PackageError(
             f"package {package.key}: its weights do not fit the module that {pipeline.folder}/model.py builds",
-            got=str(error),
+            got=f"{type(error).__name__}: {error}",
             next="check out the code the package was trained with, or train again",
         ) from error
-    module.eval()
-    predictor = Predictor(spec, module, scale)
-    rows = pd.DataFrame(probe["rows"], columns=list(spec.data.features))
-    found = predictor.predict_rows(rows)
     expected = np.asarray(probe["answers"], np.float32)
     if not np.allclose(found, expected, rtol=_PROBE_TOLERANCE, atol=_PROBE_TOLERANCE, equal_nan=True):
         raise PackageError(

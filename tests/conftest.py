@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.live"]
+
 _HERE = Path(__file__).parent
 _LEVELS = ("unit", "integration", "e2e", "gpu")
 _PREFIXES = ("MILLRACE_", "PREFECT_", "MLFLOW_", "RAY_", "AWS_")

@@ -12,6 +12,7 @@ from millrace.scaffold.columns import Column, infer_column, is_number
 from millrace.scaffold.labels import LabelPlan, infer_label
 from millrace.scaffold.leaks import leak
 from millrace.scaffold.plan import Plan, make_plan
+from millrace.spec.data import LOG_COLUMNS
 from millrace.table_source import KNOWN_AT, TableSource
 
 LEAST_ROWS = 30
@@ -84,6 +85,9 @@ def _column(cells: pd.Series, labels: pd.Series, label: LabelPlan) -> Column:
     column = infer_column(cells)
     if not column.is_feature:
         return column
+    if column.name in LOG_COLUMNS:
+        taken = "has the name of a column of the inference log; rename it in prepare() of source.py to use it"
+        return Column(column.name, "left out", taken)
     why = leak(cells, labels, label, is_number(cells.dropna()))
     return Column(column.name, "left out", why, is_leak=True) if why else column
 

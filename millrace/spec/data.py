@@ -16,6 +16,23 @@ def _refuse_repeats(field: str, values: list[str]) -> None:
         raise ValueError(f"{field} are listed twice: {', '.join(repeated)}; remove the repeats")
 
 
+#: Names that features cannot have: the inference log keeps features beside these columns of its own.
+LOG_COLUMNS = frozenset(
+    (
+        "request_id",
+        "row",
+        "row_id",
+        "event_time",
+        "version",
+        "answered_at",
+        "seconds",
+        "prediction",
+        "label",
+        "known_at",
+    )
+)
+
+
 class NumericFeature(Section):
     """A number. A value outside [min, max] puts the row into quarantine."""
 
@@ -103,6 +120,16 @@ class DataSpec(Section):
     max_quarantined_share: float = Field(
         default=0.01, ge=0, le=1, description="Share of rows that may be bad before staging fails."
     )
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        taken = LOG_COLUMNS | {f"probability_{name}" for name in self.label.classes}
+        for name in self.features:
+            if name in taken:
+                raise ValueError(
+                    f"feature '{name}' has the name of a column of the inference log; rename it here and in the source"
+                )
+        return self
 
     @model_validator(mode="after")
     def _no_leak(self) -> Self:

@@ -144,7 +144,7 @@ def make_rows() -> Callable[..., pd.DataFrame]:
         }
         return pd.DataFrame(
             {
-                "at": pd.date_range("2024-01-01", "2024-02-01", periods=num_rows, inclusive="left", tz="UTC"),
+                "at": pd.date_range("2024-01-01", "2024-01-31", periods=num_rows, tz="UTC"),
                 "id": np.arange(num_rows),
                 "size": size,
                 "weight": np.where(rng.random(num_rows) < 0.1, np.nan, weight),

@@ -29,7 +29,9 @@ SPEC = {
 }
 
 
-def millrace(*arguments: str, pipelines: Path | None = None, state: Path | None = None) -> subprocess.CompletedProcess[str]:
+def millrace(
+    *arguments: str, pipelines: Path | None = None, state: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
     if pipelines is not None:
         env["MILLRACE_PIPELINES_DIR"] = str(pipelines)

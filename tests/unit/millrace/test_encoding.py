@@ -77,7 +77,8 @@ def test_features_of_one_sort_only_leave_the_other_array_empty(make_spec: Callab
 
 
 @given(
-    values=st.lists(st.floats(-1e5, 1e5, width=32), min_size=1, max_size=30), missing=st.lists(st.booleans(), max_size=30)
+    values=st.lists(st.floats(-1e5, 1e5, width=32), min_size=1, max_size=30),
+    missing=st.lists(st.booleans(), max_size=30),
 )
 @settings(max_examples=60, deadline=None)
 def test_statistics_are_those_of_the_values_that_are_there(

@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parents[3]
 ALLOWED = {"millrace", "torch", "numpy", "pandas", "pyarrow", "fsspec"} | set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "pipelines").glob("*/*.py")), ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "pipelines").glob("*/*.py")), ids=lambda path: f"{path.parent.name}/{path.name}"
+)
 def test_a_pipeline_imports_only_what_it_may(path: Path) -> None:
     imported = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

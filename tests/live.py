@@ -1,0 +1,99 @@
+"""The suite's stack: the real parts, started once, on free ports and in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.local.environment import environment
+from infra.local.ports import free_ports
+from millrace.settings import Settings
+
+_ROOT = Path(__file__).resolve().parents[1]
+_COMMAND_SECONDS = 280
+
+Millrace = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def live_pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the suite's pipelines."""
+    folder = tmp_path_factory.mktemp("live") / "pipelines"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def live_settings(live_pipelines: Path) -> Iterator[Settings]:
+    """Settings of a running stack, with its deployments registered; the process's environment is the stack's."""
+    prefect, mlflow, serve, ray = free_ports(4)
+    settings = Settings(
+        state_dir=live_pipelines.parent / "state",
+        pipelines_dir=live_pipelines,
+        prefect_url=f"http://127.0.0.1:{prefect}",
+        mlflow_url=f"http://127.0.0.1:{mlflow}",
+        serve_url=f"http://127.0.0.1:{serve}",
+        ray_port=ray,
+    )
+    before = dict(os.environ)
+    os.environ.update(environment(settings))
+    try:
+        up = run_millrace(settings, "up")
+        assert up.returncode == 0, up.stderr
+        yield settings
+    finally:
+        down = run_millrace(settings, "down")
+        os.environ.clear()
+        os.environ.update(before)
+    assert down.returncode == 0, down.stderr
+
+
+@pytest.fixture(scope="session")
+def millrace(live_settings: Settings) -> Millrace:
+    """Run the `millrace` command against the suite's stack."""
+
+    def run(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        return run_millrace(live_settings, *arguments, extra=extra)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[[Callable[[], Any], str], Any]:
+    """Wait until a condition holds; fail, saying for what, when it does not."""
+
+    def wait(condition: Callable[[], Any], what: str, seconds: float = 90.0) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < deadline, f"{what} did not come within {seconds:.0f} s"
+            # The only pause of the suite: between two questions, never instead of one.
+            pause.wait(0.1)
+        return found
+
+    import threading
+
+    pause = threading.Event()
+    return wait
+
+
+def run_millrace(
+    settings: Settings, *arguments: str, extra: Mapping[str, str] = {}
+) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, as a person starts it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        cwd=_ROOT,
+        env=kept | settings.environment() | dict(extra),
+        capture_output=True,
+        text=True,
+        timeout=_COMMAND_SECONDS,
+        check=False,
+    )
