@@ -17,7 +17,7 @@ from millrace.encoding import TableInputs
 from millrace.errors import TrainingError
 from millrace.pipeline import Pipeline
 from millrace.spec import Label, TrainingSpec
-from millrace.storage import ObjectStore
+from millrace.storage import ObjectStore, digest_json
 from ray_jobs.train import checkpoint
 from ray_jobs.train.data import Tensors, batches, steps_per_epoch
 
@@ -67,7 +67,8 @@ def fit(
     """Fit the pipeline's module until the validation loss stops falling.
 
     Each epoch ends with a report on every rank and, on rank 0, a committed checkpoint; a worker that starts again
-    goes on after the newest one and, as the order of rows depends on the epoch only, ends where it would have.
+    goes on after the newest one and, as the order of rows and what dropout draws depend on the epoch only, ends where
+    it would have.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -83,6 +84,8 @@ def fit(
     total_steps = spec.epochs * steps_per_epoch(len(training), spec.batch_size)
     while position.epoch < spec.epochs and position.stale_epochs < spec.patience_epochs:
         started = time.perf_counter()
+        # Dropout draws from this, not from what earlier epochs left: a resumed epoch draws the same.
+        torch.manual_seed(int(digest_json([spec.seed, position.epoch, rank.rank])[:15], 16))
         wrapped.train()
         loss_sum = 0.0
         order = batches(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +35,6 @@ def churn(live_pipelines: Path) -> str:
     table = live_pipelines.parent / "churn.csv"
     drifting_table(table)
     made = create_pipeline(name, str(table), time="asked_at", label="left", pipelines_dir=live_pipelines)
-    spec = made.folder / "pipeline.yaml"
-    text = spec.read_text()
     changed = {
         "bad_windows": 1,
         "of_windows": 1,
@@ -42,19 +42,16 @@ def churn(live_pipelines: Path) -> str:
         "epochs": 8,
         "window_days": 10.0,
         "validation_days": 5.0,
-        "# lookback_days": 20.0,
+        "lookback_days": 20.0,
     }
-    for key, value in changed.items():
-        text = _set(text, key, value)
-    spec.write_text(text)
+    set_values(made.folder / "pipeline.yaml", changed)
     return name
 
 
-def _set(text: str, key: str, value: float) -> str:
-    """Replace the value of `key`, which stands alone on one line."""
-    lines = text.splitlines()
-    found = [number for number, line in enumerate(lines) if line.strip().startswith(f"{key}:")]
-    assert len(found) == 1, f"{key} stands {len(found)} times in the generated pipeline.yaml"
-    indent = lines[found[0]][: len(lines[found[0]]) - len(lines[found[0]].lstrip())]
-    lines[found[0]] = f"{indent}{key.removeprefix('# ')}: {value}"
-    return "\n".join(lines) + "\n"
+def set_values(spec: Path, changed: Mapping[str, float]) -> None:
+    """Change values of a generated pipeline.yaml, each of which stands once, perhaps commented out."""
+    text = spec.read_text()
+    for key, value in changed.items():
+        text, count = re.subn(rf"^( *)(# )?{key}: .*$", rf"\g<1>{key}: {value}", text, flags=re.MULTILINE)
+        assert count == 1, f"{key} stands {count} times in {spec}"
+    spec.write_text(text)

@@ -1,4 +1,4 @@
-"""A small pipeline of each kind: its spec, its rows, its folder. The fixtures give functions, so one test may ask twice."""
+"""A small pipeline of each kind: its spec, its rows, its folder. The fixtures give functions: a test may ask twice."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ class Tiny(torch.nn.Module):
         self.register_buffer("std", torch.tensor(inputs.stds))
         units = len(inputs.numeric) + len(inputs.categorical)
         self.layers = torch.nn.Sequential(
-            torch.nn.Linear(units, width), torch.nn.Tanh(), torch.nn.Dropout(dropout), torch.nn.Linear(width, inputs.outputs)
+            torch.nn.Linear(units, width),
+            torch.nn.Tanh(),
+            torch.nn.Dropout(dropout),
+            torch.nn.Linear(width, inputs.outputs),
         )
 
     def forward(self, batch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,10 +50,12 @@ rules = st.builds(
 def test_no_year_however_it_flaps_gets_past_the_brakes(rule: BrakesSpec, bad: list[bool]) -> None:
     incidents = simulate(rule, bad)
     cool_down, budget = timedelta(days=rule.cool_down_days), timedelta(days=rule.budget_days)
-    assert all(later - earlier >= cool_down for earlier, later in zip(incidents, incidents[1:], strict=False))
+    assert all(later - earlier >= cool_down for earlier, later in pairwise(incidents))
     for now in incidents:
         assert sum(now - budget <= other <= now for other in incidents) <= rule.max_incidents
-        newest = [bad[number] for number in range(len(bad)) if now - rule.of_windows * WEEK < START + number * WEEK <= now]
+        newest = [
+            bad[number] for number in range(len(bad)) if now - rule.of_windows * WEEK < START + number * WEEK <= now
+        ]
         assert newest[-1], "the newest window is bad"
         assert sum(newest) >= rule.bad_windows
 

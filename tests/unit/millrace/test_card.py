@@ -39,7 +39,11 @@ def test_it_says_what_it_is_made_of(make_spec: Callable[..., PipelineSpec]) -> N
 
 
 def test_it_lists_the_whole_contract(make_spec: Callable[..., PipelineSpec]) -> None:
-    change = {"data.features.colour.open": True, "data.features.size.description": "in metres", "data.label.known_at": "t"}
+    change = {
+        "data.features.colour.open": True,
+        "data.features.size.description": "in metres",
+        "data.label.known_at": "t",
+    }
     lines = card(make_spec(change=change)).splitlines()
     assert "| `size` | numeric | 0 … 10 | no | in metres |" in lines
     assert "| `weight` | numeric |  …  | yes |  |" in lines

@@ -147,9 +147,7 @@ def test_the_better_of_two_is_told(
     assert bool(found.calibration) is (kind == "binary")
 
 
-def test_slices_count_every_row_once_missing_ones_too(
-    make_spec: Spec, make_rows: Callable[..., pd.DataFrame]
-) -> None:
+def test_slices_count_every_row_once_missing_ones_too(make_spec: Spec, make_rows: Callable[..., pd.DataFrame]) -> None:
     slices = measured(make_spec, make_rows, "binary", 0.7).slices["colour"]
     assert set(slices) == {"red", "green", "blue", "(missing)"}
     assert sum(part["rows"] for part in slices.values()) == 800

@@ -72,9 +72,7 @@ def test_the_same_fact_is_one_incident(ledger: Ledger) -> None:
     assert ledger.incidents("tiny") == [INCIDENT], "the first record stays"
 
 
-@pytest.mark.parametrize(
-    "change", [{"pipeline": "other"}, {"version": "4"}, {"kind": "quality"}, {"window": week(1)}]
-)
+@pytest.mark.parametrize("change", [{"pipeline": "other"}, {"version": "4"}, {"kind": "quality"}, {"window": week(1)}])
 def test_another_fact_is_another_incident(change: dict[str, Any], ledger: Ledger) -> None:
     other = replace(INCIDENT, **change)
     assert other.key != INCIDENT.key
@@ -190,7 +188,12 @@ def test_records_survive_reopening(url: str) -> None:
     first.record_check(record(0))
     first.decide("tiny", "promoted", "version 3", {"at": START})
     first.spend("tiny", "train", "run-1", seconds=1.0, amount=2.0, currency="USD")
-    facts = (first.incidents("tiny"), first.checks("tiny", week(0).end, 9), first.decisions("tiny"), first.spent("tiny"))
+    facts = (
+        first.incidents("tiny"),
+        first.checks("tiny", week(0).end, 9),
+        first.decisions("tiny"),
+        first.spent("tiny"),
+    )
     first.close()
     second = Ledger(url)
     assert facts == (

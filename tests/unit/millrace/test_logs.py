@@ -99,7 +99,11 @@ print(json.dumps({
     "folders": sorted(os.listdir(".")),
     "ray": ray.is_initialized(),
     "structlog": structlog.is_configured(),
-    "handlers": [str(handler) for name in ("", "millrace") for handler in logging.getLogger(name).handlers],
+    # Prefect sets up its own logging when it is imported; nobody else may.
+    "handlers": [
+        str(handler) for name in ("", "millrace") for handler in logging.getLogger(name).handlers
+        if not type(handler).__module__.startswith("prefect.")
+    ],
     "threads": [thread.name for thread in threading.enumerate() if not thread.daemon],
     "environment": sorted(name for name in os.environ if name.startswith("MILLRACE_")),
 }))

@@ -117,7 +117,14 @@ def test_a_tampered_file_is_refused_before_it_is_parsed(
     ],
 )
 def test_code_that_does_not_fit_the_weights_is_refused(
-    old: str, new: str, got: str, tiny: Pipeline, write_pipeline: Make, make_rows: Make, make_predictor: Make, tmp_path: Path
+    old: str,
+    new: str,
+    got: str,
+    tiny: Pipeline,
+    write_pipeline: Make,
+    make_rows: Make,
+    make_predictor: Make,
+    tmp_path: Path,
 ) -> None:
     _, package = publish(tmp_path, tiny, make_rows(), make_predictor)
     model = (tiny.folder / "model.py").read_text()
@@ -183,9 +190,7 @@ def test_nothing_in_a_package_can_run(tiny: Pipeline, make_rows: Make, make_pred
 # Answers
 
 
-def test_the_parts_of_a_table_are_answered_as_the_whole(
-    tiny: Pipeline, make_rows: Make, make_predictor: Make
-) -> None:
+def test_the_parts_of_a_table_are_answered_as_the_whole(tiny: Pipeline, make_rows: Make, make_predictor: Make) -> None:
     rows = make_rows()
     predictor = make_predictor(tiny, rows)
     whole = predictor.predict(encode(rows, tiny.spec.data))
