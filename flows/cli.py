@@ -201,30 +201,17 @@ def new(
 def main() -> None:
     """Run the command; an error becomes a message and an exit code, never a traceback."""
     try:
-        app(standalone_mode=False)
+        app()
     except MillraceError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("stopped; run the same command again to go on", 130)
-    except Exception as error:  # noqa: BLE001 - the last line of defence of a command line
-        _unexpected(error)
-
-
-def _unexpected(error: Exception) -> NoReturn:
-    import click
-
-    if isinstance(error, click.exceptions.Abort):
-        _fail("stopped", 130)
-    if isinstance(error, click.ClickException):
-        error.show()
-        sys.exit(error.exit_code)
-    if os.environ.get("MILLRACE_LOG_LEVEL") == "DEBUG":
-        raise error
-    _fail(
-        f"unexpected {type(error).__name__}: {error}\n"
-        "  next: set MILLRACE_LOG_LEVEL=DEBUG to see the traceback, and report it",
-        1,
-    )
+    except Exception as error:
+        if os.environ.get("MILLRACE_LOG_LEVEL") == "DEBUG":
+            raise
+        _fail(
+            f"unexpected {type(error).__name__}: {error}\n"
+            "  next: set MILLRACE_LOG_LEVEL=DEBUG to see the traceback, and report it",
+            1,
+        )
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

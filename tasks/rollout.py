@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ray_jobs.serve.deploy import Deployed, deploy
-
 from millrace.errors import ConflictError
 from millrace.gate import Evaluation
 from millrace.ledger import Decision
 from ray_jobs.cluster import connect
+from ray_jobs.serve.deploy import Deployed, deploy
 from tasks import artifacts
 from tasks.registry import CHAMPION, Registry, Version
 from tasks.run import Run, step

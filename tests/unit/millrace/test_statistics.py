@@ -218,18 +218,18 @@ def test_a_higher_confidence_gives_a_wider_interval_and_a_seed_the_same() -> Non
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    """Means with a known difference: 0.9 one-sided is 0.8 between the bounds."""
+    """Means with a known difference: 0.75 one-sided is 0.5 between the bounds."""
     rng, truth, trials = np.random.default_rng(7), 0.1, 200
     inside = above = 0
     for trial in range(trials):
         labels = np.zeros(200)
         champion = 5.0 + rng.exponential(0.3, 200)
         challenger = champion - truth + rng.normal(0, 0.5, 200)
-        found = improvement("mae", labels, challenger, champion, samples=100, seed=trial)
+        found = improvement("mae", labels, challenger, champion, confidence=0.75, samples=100, seed=trial)
         inside += found.lower <= truth <= found.upper
         above += truth >= found.lower
-    assert 0.70 <= inside / trials <= 0.88
-    assert 0.84 <= above / trials <= 0.96
+    assert 0.42 <= inside / trials <= 0.58
+    assert 0.67 <= above / trials <= 0.83
 
 
 def test_rows_of_one_class_give_no_interval() -> None:

@@ -8,13 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
 from torch.nn import functional
 
-from millrace.encoding import TableInputs
+from millrace import statistics
+from millrace.encoding import TableInputs, labels
 from millrace.errors import TrainingError
+from millrace.package import LabelScale, Predictor
 from millrace.pipeline import Pipeline
 from millrace.spec import PipelineSpec
 from millrace.storage import ObjectStore
@@ -152,6 +155,20 @@ def test_the_fitted_module_answers_on_the_cpu(run_fit: Fit, tiny: Pipeline) -> N
     assert not module.training
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, fitted.weights[name])
+
+
+def test_validation_is_answered_as_serving_will(
+    run_fit: Fit, write_pipeline: Callable[..., Pipeline], make_rows: Callable[..., pd.DataFrame], tmp_path: Path
+) -> None:
+    """Without dropout, which is for training alone."""
+    options = {"model.options": {"dropout": 0.6}}
+    fitted = run_fit(change=options)
+    pipeline, rows = write_pipeline(tmp_path, change=options), make_rows("binary", 80, seed=2)
+    module = predictor_module(pipeline, TableInputs.shaped(pipeline.spec.data), fitted.weights)
+    answers = Predictor(pipeline.spec, module, LabelScale()).predict_rows(rows)
+    assert statistics.value("log_loss", labels(rows, pipeline.spec.data), answers) == pytest.approx(
+        fitted.position.best_loss, rel=1e-5
+    )
 
 
 # The parts
