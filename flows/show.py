@@ -9,7 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-_out = Console
+
+def _out() -> Console:
+    console = Console()
+    # Without a terminal there is no width to keep to: a log is read where lines may be long.
+    return console if console.is_terminal else Console(width=max(console.width, 120))
 
 
 def stack(answer: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from io import BytesIO
@@ -51,14 +51,21 @@ class StagedSet:
             }
         )
 
-    def read(self, store: ObjectStore, data: DataSpec, window: Window) -> pd.DataFrame:
-        """The good rows whose event lies in `window`, in time order, labelled or not.
+    def read(
+        self, store: ObjectStore, data: DataSpec, window: Window, columns: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """The good rows whose event lies in `window`, in time order, labelled or not; all columns, or only `columns`.
 
         Raises:
             DataError: there is no such row.
             DigestError: a shard differs from its manifest.
         """
-        frames = [pd.read_parquet(BytesIO(store.get(key).read(SHARD))) for key in self.shards if _overlaps(key, window)]
+        wanted = None if columns is None else list(dict.fromkeys([data.event_time, *columns]))
+        frames = [
+            pd.read_parquet(BytesIO(store.get(key).read(SHARD)), columns=wanted)
+            for key in self.shards
+            if _overlaps(key, window)
+        ]
         frames = [
             frame[(frame[data.event_time] >= window.start) & (frame[data.event_time] < window.end)]
             for frame in frames

@@ -55,7 +55,9 @@ def training_curves(pipeline: str, history: Sequence[Mapping[str, float]], best_
     rows = [
         [
             f"{epoch['epoch']:.0f}",
-            *(f"{epoch[name]:.5g}" for name in ("training_loss", "validation_loss", "rows_per_second")),
+            f"{epoch['training_loss']:.5f}",
+            f"{epoch['validation_loss']:.5f}",
+            f"{epoch['rows_per_second']:,.0f}",
         ]
         for epoch in history
     ]

@@ -46,7 +46,7 @@ def judge(
     pipeline, store = pipeline_on_worker(settings, pipeline_name), object_store(settings)
     data = pipeline.spec.data
     rows = read_labelled(store, staged, data, split.evaluation)
-    fitted_on = labels(read_labelled(store, staged, data, split.training), data)
+    fitted_on = labels(read_labelled(store, staged, data, split.training, features=()), data)
     answers = {
         "challenger": load_predictor(store.get(challenger_key), pipeline).predict_rows(rows),
         "baseline": baseline_answers(data.label, fitted_on, len(rows)),

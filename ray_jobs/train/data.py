@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,13 +37,17 @@ class Tensors:
         return Tensors({name: tensor.to(device) for name, tensor in self.inputs.items()}, self.targets.to(device))
 
 
-def read_labelled(store: ObjectStore, staged: StagedSet, data: DataSpec, window: Window) -> pd.DataFrame:
-    """The rows of `window` whose outcome had arrived when the set was staged.
+def read_labelled(
+    store: ObjectStore, staged: StagedSet, data: DataSpec, window: Window, features: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """The rows of `window` whose outcome had arrived when the set was staged: label, and all or the given features.
 
     Raises:
         DataError: there is none.
     """
-    rows = labelled_rows(staged.read(store, data, window), data, staged.as_of)
+    label = [data.label.column, data.label.known_at or data.event_time]
+    columns = [*(data.features if features is None else features), *label]
+    rows = labelled_rows(staged.read(store, data, window, columns), data, staged.as_of)
     if rows.empty:
         raise DataError(
             f"no labelled rows in {window}",
