@@ -123,7 +123,9 @@ def test_only_rows_whose_outcome_had_arrived_are_read(
     rows.to_parquet(buffer)
     store.publish(f"s/{window.key}-x", {SHARD: buffer.getvalue()})
     staged = StagedSet("tiny", "set", "d", window, window.end, (f"s/{window.key}-x",), 200, 0, 50, {})
-    assert read_labelled(store, staged, data, window)["id"].tolist() == list(range(150))
+    read = read_labelled(store, staged, data, window)
+    assert read[data.event_time].tolist() == rows[data.event_time].tolist()[:150]
+    assert set(read) == {data.event_time, data.label.column, *data.features}, "a row's name trains nothing"
     late = Window(START + timedelta(days=25), window.end)
     with pytest.raises(DataError) as caught:
         read_labelled(store, staged, data, late)
