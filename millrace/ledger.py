@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from filelock import FileLock
 from sqlalchemy.exc import (
     ArgumentError,
     DataError,
@@ -160,8 +161,12 @@ class Ledger:
             except (NoSuchModuleError, ImportError) as error:
                 raise _url_error(str(error)) from error
             if self._url.get_backend_name() == "sqlite":
-                sa.event.listen(engine, "connect", _use_wal)
-            _create_tables(engine)
+                sa.event.listen(engine, "connect", _be_patient)
+            with _first_use(self._url):
+                if self._url.get_backend_name() == "sqlite":
+                    with engine.connect() as connection:
+                        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                _create_tables(engine)
             self._engine = engine
         return self._engine
 
@@ -332,11 +337,17 @@ def _create_tables(engine: sa.Engine) -> None:
                 connection.execute(CreateIndex(index, if_not_exists=True))
 
 
-def _use_wal(connection: Any, _record: object) -> None:
+def _be_patient(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA busy_timeout=30000")
-    cursor.execute("PRAGMA journal_mode=WAL")
     cursor.close()
+
+
+def _first_use(url: sa.URL) -> AbstractContextManager[object]:
+    """One process at a time prepares an SQLite file: switching it to WAL waits for nobody, it fails."""
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return nullcontext()
+    return FileLock(f"{url.database}.lock")
 
 
 def _incident(row: Any) -> Incident:
