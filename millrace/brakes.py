@@ -34,11 +34,13 @@ def decide(
         )
     if now in incident_ends:
         return BrakeDecision(False, "this window has its incident already")
-    earlier = [end for end in incident_ends if end < now]
-    if earlier and now - max(earlier) < timedelta(days=brakes.cool_down_days):
+    # Both ways in time: an older window judged late must not open one beside an incident that came after it.
+    near = [end for end in incident_ends if abs(now - end) < timedelta(days=brakes.cool_down_days)]
+    if near:
         return BrakeDecision(
-            False, f"cooling down: {brakes.cool_down_days:g} days after the incident of {max(earlier):%Y-%m-%d}"
+            False, f"cooling down: {brakes.cool_down_days:g} days around the incident of {max(near):%Y-%m-%d}"
         )
+    earlier = [end for end in incident_ends if end < now]
     recent = [end for end in earlier if now - end <= timedelta(days=brakes.budget_days)]
     if len(recent) >= brakes.max_incidents:
         return BrakeDecision(

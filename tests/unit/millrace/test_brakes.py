@@ -110,7 +110,7 @@ def test_the_cool_down_ends_on_its_last_day(days: int, release: bool) -> None:
     decision = decide(brakes(cool_down_days=14.0), [True], [START], START + days * DAY)
     assert decision.release is release
     if not release:
-        assert decision.reason == "cooling down: 14 days after the incident of 2024-01-01"
+        assert decision.reason == "cooling down: 14 days around the incident of 2024-01-01"
 
 
 @pytest.mark.parametrize(("days", "release"), [(100, False), (101, True)])
@@ -129,3 +129,10 @@ def test_no_budget_is_no_incident() -> None:
 def test_a_window_that_is_judged_again_opens_nothing_new() -> None:
     decision = decide(brakes(), [True], [START], START)
     assert (decision.release, decision.reason) == (False, "this window has its incident already")
+
+
+def test_an_older_window_judged_late_opens_nothing_beside_a_later_incident() -> None:
+    rule = BrakesSpec(bad_windows=1, of_windows=1, cool_down_days=14)
+    later = datetime(2024, 3, 10, tzinfo=UTC)
+    assert not decide(rule, [True], [later], later - timedelta(days=7)).release
+    assert decide(rule, [True], [later], later - timedelta(days=14)).release
