@@ -233,6 +233,7 @@ def _settings() -> Any:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", shown if shown == "DEBUG" else "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", logs.LOGGER)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", shown)
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     logs.configure(settings.log_level, json_lines=settings.log_json, shown=shown)
     return settings
 

@@ -27,7 +27,6 @@ def connect(settings: Settings) -> None:
 
     if ray.is_initialized():
         return
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         ray.init(address=settings.ray, namespace="millrace", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
