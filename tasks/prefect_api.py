@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from millrace.settings import Settings
 
 FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 _TIMEOUT_SECONDS = 15.0
+_ATTEMPTS = 6
+_PAUSE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,12 @@ def _subclasses(kind: type[MillraceError]) -> Iterator[type[MillraceError]]:
 
 def _ask(settings: Settings, method: str, path: str, body: object = None, missing: str | None = None) -> Any:
     try:
-        response = httpx.request(method, f"{settings.prefect_api_url}{path}", json=body, timeout=_TIMEOUT_SECONDS)
+        for attempt in range(_ATTEMPTS):
+            response = httpx.request(method, f"{settings.prefect_api_url}{path}", json=body, timeout=_TIMEOUT_SECONDS)
+            # A server on SQLite answers so while another writer holds the database: nothing was done, ask again.
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(_PAUSE_SECONDS * 2**attempt)
     except httpx.HTTPError as error:
         raise ServiceError(
             f"Prefect at {settings.prefect_url} does not answer",
