@@ -11,19 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-import httpx
-
-from millrace.errors import ServiceError, UnknownNameError
+from millrace.errors import UnknownNameError
 from millrace.ledger import Incident, Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings
-from tasks.prefect_api import submit
+from tasks.prefect_api import publish, submit
 from tasks.run import Run, step
 
 EVENT = "millrace.incident.opened"
 RESOURCE = "millrace.pipeline"
 TRAINING = "training/training"
-_TIMEOUT_SECONDS = 10.0
 
 
 @step
@@ -53,15 +50,7 @@ def send_event(settings: Settings, incident: Incident) -> None:
         },
         "payload": {"incident": incident.key, "kind": incident.kind, "version": incident.version},
     }
-    try:
-        response = httpx.post(f"{settings.prefect_api_url}/events", json=[event], timeout=_TIMEOUT_SECONDS)
-        response.raise_for_status()
-    except httpx.HTTPError as error:
-        raise ServiceError(
-            f"Prefect at {settings.prefect_url} did not take the event of {incident.key}",
-            got=str(error),
-            next="start it with `millrace up`; the next check sends the event again",
-        ) from error
+    publish(settings, event)
 
 
 def find_incident(ledger: Ledger, key: str) -> Incident:

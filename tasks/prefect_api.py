@@ -71,6 +71,15 @@ def submit(
     return str(_ask(settings, "POST", f"/deployments/{found['id']}/create_flow_run", body)["id"])
 
 
+def publish(settings: Settings, event: dict[str, Any]) -> None:
+    """Put one event on the server's bus, and return when the server has it.
+
+    Raises:
+        ServiceError: the server does not take it.
+    """
+    _ask(settings, "POST", "/events", [event])
+
+
 def retry(settings: Settings, flow_run: str) -> None:
     """Schedule a failed flow run again, under its own id: what names it (an incident's response) stays true."""
     state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "tried again by millrace"}
@@ -134,4 +143,4 @@ def _ask(settings: Settings, method: str, path: str, body: object = None, missin
         raise ConflictError(f"Prefect refuses {method} {path}", got=response.text, next="check the parameters")
     if response.is_error:
         raise ServiceError(f"Prefect answers {response.status_code} to {method} {path}", got=response.text)
-    return response.json()
+    return response.json() if response.content else None
