@@ -15,6 +15,7 @@
     ├── TrainingError               5    500   no    the trainer gave up
     ├── PackageError                6    500   no    a model package cannot be served
     ├── ConflictError               7    409   yes   somebody else holds what this run needs
+    │   └── FencedError             7    409   no    this run no longer holds the pipeline it is about to change
     └── RequestError                2    422   no    a prediction request breaks the feature contract
         └── RequestTooLargeError         2    413   no    more rows or bytes than the spec allows
 
@@ -128,6 +129,10 @@ class ConflictError(MillraceError):
     exit_code = 7
     http_status = 409
     retryable = True
+
+
+class FencedError(ConflictError):
+    retryable = False
 
 
 class RequestError(MillraceError):

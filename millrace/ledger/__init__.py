@@ -1,0 +1,9 @@
+"""The record of incidents, decisions, versions served and costs, in SQLite or PostgreSQL: append-only, hash-chained."""
+
+from millrace.ledger.heartbeats import Heartbeat
+from millrace.ledger.journal import SYSTEM, Entry, Fact
+from millrace.ledger.ledger import CheckRecord, Ledger
+from millrace.ledger.outbox import Incident
+from millrace.ledger.slots import Token
+
+__all__ = ["SYSTEM", "CheckRecord", "Entry", "Fact", "Heartbeat", "Incident", "Ledger", "Token"]

@@ -1,0 +1,92 @@
+"""Which flow runs live. A run beats while it lives; who watches judges by whether the number moves, not by a clock.
+
+The row also says on which host and in which process the run lives, so that a watcher on the same host sees at once
+that it is gone.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+import psutil
+import sqlalchemy as sa
+
+from millrace.ledger.database import Database
+from millrace.ledger.tables import HEARTBEATS
+
+# psutil derives start times from clock ticks since boot: two readings may differ by rounding.
+_CLOCK_TOLERANCE_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """One living run, or one that has stopped living without a word."""
+
+    run: str
+    flow: str
+    pipeline: str
+    host: str
+    pid: int
+    started: float
+    beat: int
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its process is known to have ended. False also where it cannot be seen from here."""
+        return self.host == socket.gethostname() and not self._is_alive
+
+    @property
+    def is_seen_alive(self) -> bool:
+        """Whether its process is seen to live, on this host."""
+        return self.host == socket.gethostname() and self._is_alive
+
+    @property
+    def _is_alive(self) -> bool:
+        try:
+            process = psutil.Process(self.pid)
+            ours = abs(process.create_time() - self.started) < _CLOCK_TOLERANCE_SECONDS
+            return ours and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+
+class Heartbeats:
+    """The living runs of all pipelines."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin(self, run: str, flow: str, pipeline: str) -> None:
+        """This process is run `run` from now on; an earlier process of the same run is forgotten."""
+        process = psutil.Process()
+        with self._database.write() as connection:
+            connection.execute(HEARTBEATS.delete().where(HEARTBEATS.c.run == run))
+            connection.execute(
+                HEARTBEATS.insert().values(
+                    run=run,
+                    flow=flow,
+                    pipeline=pipeline,
+                    host=socket.gethostname(),
+                    pid=process.pid,
+                    started=process.create_time(),
+                    beat=0,
+                )
+            )
+
+    def beat(self, run: str) -> None:
+        """The run lives. Of two processes that are the same run, only the later one beats."""
+        process = psutil.Process()
+        mine = (HEARTBEATS.c.run == run) & (HEARTBEATS.c.pid == process.pid)
+        mine &= HEARTBEATS.c.host == socket.gethostname()
+        with self._database.write() as connection:
+            connection.execute(HEARTBEATS.update().where(mine).values(beat=HEARTBEATS.c.beat + 1))
+
+    def end(self, run: str) -> None:
+        """The run has ended, or is known to be dead."""
+        with self._database.write() as connection:
+            connection.execute(HEARTBEATS.delete().where(HEARTBEATS.c.run == run))
+
+    def all(self) -> list[Heartbeat]:
+        with self._database.read() as connection:
+            return [Heartbeat(**row._mapping) for row in connection.execute(sa.select(HEARTBEATS))]

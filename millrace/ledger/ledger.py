@@ -1,0 +1,168 @@
+"""The ledger as a whole: what was decided, what served when, what was spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from millrace.faults import fault_point
+from millrace.ledger import journal
+from millrace.ledger.database import Database
+from millrace.ledger.heartbeats import Heartbeats
+from millrace.ledger.journal import SYSTEM, Entry, Fact
+from millrace.ledger.outbox import Outbox
+from millrace.ledger.slots import Slots, Token, require
+from millrace.ledger.tables import COSTS, ENTRIES
+from millrace.storage import digest_json
+from millrace.window import Window
+
+SERVING = "serving"
+WINDOW_CHECKED = "window_checked"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRecord:
+    """The judgement of one window, kept so that K of N can be counted."""
+
+    pipeline: str
+    version: str
+    window: Window
+    bad: bool
+    verdicts: tuple[Mapping[str, Any], ...]
+
+
+class Ledger:
+    """Building one opens nothing; the first call creates or migrates the schema."""
+
+    def __init__(self, url: str) -> None:
+        self._database = Database(url)
+        self.outbox = Outbox(self._database)
+        self.slots = Slots(self._database)
+        self.heartbeats = Heartbeats(self._database)
+
+    def close(self) -> None:
+        self._database.close()
+
+    # The journal ----------------------------------------------------------------------------------------------
+
+    def append(self, *facts: Fact, token: Token | None = None) -> list[tuple[Entry, bool]]:
+        """Append facts, all or none; for each its entry, and whether it is new.
+
+        Raises:
+            FencedError: `token` no longer holds; nothing was appended.
+        """
+        with self._database.write() as connection:
+            if token is not None:
+                require(connection, token)
+            return journal.append(connection, *facts)
+
+    def entries(
+        self, pipeline: str | None = None, *kinds: str, subject: str | None = None, until: datetime | None = None
+    ) -> list[Entry]:
+        """Entries that match, oldest first."""
+        with self._database.read() as connection:
+            return journal.select(connection, pipeline=pipeline, kinds=kinds, subject=subject, until=until)
+
+    def newest(self, pipeline: str, *kinds: str, until: datetime | None = None) -> Entry | None:
+        """The newest entry of these kinds, or None."""
+        with self._database.read() as connection:
+            return journal.newest(connection, pipeline, *kinds, until=until)
+
+    def verify(self) -> tuple[int, str]:
+        """Walk the whole chain; the number of entries and the newest digest.
+
+        Raises:
+            DigestError: it was changed; the message names the first entry that is not as it was written.
+        """
+        with self._database.read() as connection:
+            return journal.verify(connection)
+
+    def decide(
+        self,
+        pipeline: str,
+        kind: str,
+        subject: str,
+        detail: Mapping[str, Any],
+        *,
+        actor: str = SYSTEM,
+        token: Token | None = None,
+    ) -> Entry:
+        """Append a decision; the same one said twice (a run that is repeated) is kept once.
+
+        Raises:
+            FencedError: `token` no longer holds.
+        """
+        once = digest_json([pipeline, subject, detail])
+        return self.append(Fact(pipeline, kind, subject, detail, actor, once), token=token)[0][0]
+
+    def decisions(self, pipeline: str, kind: str) -> list[Entry]:
+        """The pipeline's decisions of a kind, oldest first."""
+        return self.entries(pipeline, kind)
+
+    # What serves ----------------------------------------------------------------------------------------------
+
+    def serve(self, pipeline: str, version: str, package: str, *, because: Entry, token: Token) -> Entry:
+        """Record that `version` serves from now on; said again of the version that serves, it changes nothing.
+
+        Raises:
+            FencedError: `token` no longer holds.
+        """
+        with self._database.write() as connection:
+            require(connection, token)
+            now = journal.newest(connection, pipeline, SERVING)
+            if now is not None and (now.subject, now.detail["package"]) == (version, package):
+                return now
+            detail = {"package": package, "because": because.sequence}
+            return journal.append(connection, Fact(pipeline, SERVING, version, detail, token.holder))[0][0]
+
+    def serving(self, pipeline: str, at: datetime | None = None) -> Entry | None:
+        """The entry by which the version serves that serves now, or served at `at`; None before the first.
+
+        Its subject is the version, `detail["package"]` the package's digest.
+        """
+        return self.newest(pipeline, SERVING, until=at)
+
+    def entry(self, sequence: int) -> Entry | None:
+        """The entry with this number, or None."""
+        with self._database.read() as connection:
+            row = connection.execute(ENTRIES.select().where(ENTRIES.c.sequence == sequence)).one_or_none()
+        return None if row is None else journal.entry_of(row)
+
+    # Checks ---------------------------------------------------------------------------------------------------
+
+    def record_check(self, check: CheckRecord) -> None:
+        """Record the judgement of a window; of several of one window, the newest counts."""
+        detail = {"version": check.version, "bad": check.bad, "verdicts": list(check.verdicts)}
+        self.append(Fact(check.pipeline, WINDOW_CHECKED, check.window.key, detail))
+
+    def checks(self, pipeline: str, until: datetime, limit: int) -> list[CheckRecord]:
+        """The newest `limit` judged windows that ended at or before `until`, newest first."""
+        judged: dict[Window, CheckRecord] = {}
+        for entry in self.entries(pipeline, WINDOW_CHECKED):
+            window = Window.from_key(entry.subject)
+            if window.end <= until:
+                verdicts = tuple(entry.detail["verdicts"])
+                judged[window] = CheckRecord(pipeline, entry.detail["version"], window, entry.detail["bad"], verdicts)
+        return [judged[window] for window in sorted(judged, key=lambda window: window.end, reverse=True)[:limit]]
+
+    # Costs ----------------------------------------------------------------------------------------------------
+
+    def spend(self, pipeline: str, part: str, run: str, *, seconds: float, amount: float, currency: str) -> None:
+        """Append the cost of `seconds` of `part` (stage, train, evaluate, …) in run `run`."""
+        row = {"pipeline": pipeline, "part": part, "run": run, "seconds": seconds, "amount": amount}
+        with fault_point("ledger.spend"), self._database.write() as connection:
+            connection.execute(COSTS.insert().values(at=datetime.now(UTC), currency=currency, **row))
+
+    def spent(self, pipeline: str) -> dict[str, float]:
+        """Money spent so far, by run."""
+        query = (
+            sa.select(COSTS.c.run, sa.func.sum(COSTS.c.amount))
+            .where(COSTS.c.pipeline == pipeline)
+            .group_by(COSTS.c.run)
+        )
+        with self._database.read() as connection:
+            return {run: float(amount) for run, amount in connection.execute(query)}

@@ -1,0 +1,9 @@
+"""Alembic's entry: migrations run on the connection that `Database` hands over, inside its transaction."""
+
+from alembic import context
+
+from millrace.ledger.tables import METADATA
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, target_metadata=METADATA, transactional_ddl=False)
+context.run_migrations()

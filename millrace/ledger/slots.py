@@ -1,0 +1,90 @@
+"""Fencing: each pipeline has one slot, whoever changes what it serves holds it, and a token proves it.
+
+The token is the sequence number of the entry by which the slot was taken, so a later holder's is higher. A run that
+was killed and goes on takes the slot again and gets a new token: what it was before, should it still live somewhere (a
+zombie), can publish nothing. Where a decision is an entry of the ledger, the proof and the entry are one transaction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from millrace.errors import FencedError
+from millrace.ledger.database import Database
+from millrace.ledger.journal import Entry, Fact, append, newest
+
+TAKEN = "slot_taken"
+RELEASED = "slot_released"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Proof that a run holds a pipeline's slot."""
+
+    pipeline: str
+    number: int
+    holder: str
+
+
+class Slots:
+    """The slots of all pipelines."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def take(self, pipeline: str, holder: str, *, instead_of: str | None = None) -> Token | str:
+        """Take the slot for run `holder`; who holds it, when that is somebody else.
+
+        The holder itself gets it again, with a new token. `instead_of` names a holder that is known to be gone.
+        """
+        with self._database.write() as connection:
+            held = _held(connection, pipeline)
+            if held is not None and held.subject not in (holder, instead_of):
+                return held.subject
+            before = {} if held is None else {"replaces": held.sequence}
+            entry, _ = append(connection, Fact(pipeline, TAKEN, holder, before, actor=holder))[0]
+        return Token(pipeline, entry.sequence, holder)
+
+    def release(self, token: Token) -> None:
+        """Give the slot back; a token that was replaced has nothing to give."""
+        with self._database.write() as connection:
+            held = _held(connection, token.pipeline)
+            if held is not None and held.sequence == token.number:
+                append(
+                    connection,
+                    Fact(token.pipeline, RELEASED, token.holder, {"token": token.number}, actor=token.holder),
+                )
+
+    def holder(self, pipeline: str) -> str | None:
+        """The run that holds the slot, or None."""
+        with self._database.read() as connection:
+            held = _held(connection, pipeline)
+        return None if held is None else held.subject
+
+    def require(self, token: Token) -> None:
+        """Prove that `token` still holds.
+
+        Raises:
+            FencedError: another run, or a later life of the same, holds the slot now.
+        """
+        with self._database.read() as connection:
+            require(connection, token)
+
+
+def require(connection: sa.Connection, token: Token) -> None:
+    """As `Slots.require`, inside the transaction that publishes."""
+    held = _held(connection, token.pipeline)
+    if held is None or held.sequence != token.number:
+        now = "nobody" if held is None else f"run {held.subject} with token {held.sequence}"
+        raise FencedError(
+            f"run {token.holder} no longer holds pipeline '{token.pipeline}'",
+            got=f"token {token.number}; the slot is held by {now}",
+            next="nothing: what it was about to publish is dropped, and the holder goes on",
+        )
+
+
+def _held(connection: sa.Connection, pipeline: str) -> Entry | None:
+    last = newest(connection, pipeline, TAKEN, RELEASED)
+    return last if last is not None and last.kind == TAKEN else None
