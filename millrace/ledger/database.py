@@ -55,12 +55,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A transaction that is alone: writers follow each other, and none sees half of another's work."""
-        with (
-            self._mapped(),
-            fault_point("ledger.commit"),
-            self._ready().connect() as connection,
-            alone(connection),
-        ):
+        with self._mapped(), self._ready().connect() as connection, alone(connection):
             yield connection
 
     @contextmanager

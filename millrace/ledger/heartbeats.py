@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import psutil
 import sqlalchemy as sa
 
+from millrace.faults import fault_point
 from millrace.ledger.database import Database
 from millrace.ledger.tables import HEARTBEATS
 
@@ -60,7 +61,7 @@ class Heartbeats:
     def begin(self, run: str, flow: str, pipeline: str) -> None:
         """This process is run `run` from now on; an earlier process of the same run is forgotten."""
         process = psutil.Process()
-        with self._database.write() as connection:
+        with fault_point("heartbeat.begin"), self._database.write() as connection:
             connection.execute(HEARTBEATS.delete().where(HEARTBEATS.c.run == run))
             connection.execute(
                 HEARTBEATS.insert().values(
@@ -79,12 +80,12 @@ class Heartbeats:
         process = psutil.Process()
         mine = (HEARTBEATS.c.run == run) & (HEARTBEATS.c.pid == process.pid)
         mine &= HEARTBEATS.c.host == socket.gethostname()
-        with self._database.write() as connection:
+        with fault_point("heartbeat.beat"), self._database.write() as connection:
             connection.execute(HEARTBEATS.update().where(mine).values(beat=HEARTBEATS.c.beat + 1))
 
     def end(self, run: str) -> None:
         """The run has ended, or is known to be dead."""
-        with self._database.write() as connection:
+        with fault_point("heartbeat.end"), self._database.write() as connection:
             connection.execute(HEARTBEATS.delete().where(HEARTBEATS.c.run == run))
 
     def all(self) -> list[Heartbeat]:

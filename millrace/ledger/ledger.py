@@ -55,7 +55,7 @@ class Ledger:
         Raises:
             FencedError: `token` no longer holds; nothing was appended.
         """
-        with self._database.write() as connection:
+        with fault_point("ledger.append"), self._database.write() as connection:
             if token is not None:
                 require(connection, token)
             return journal.append(connection, *facts)
@@ -90,13 +90,16 @@ class Ledger:
         *,
         actor: str = SYSTEM,
         token: Token | None = None,
+        once: str | None = None,
     ) -> Entry:
-        """Append a decision; the same one said twice (a run that is repeated) is kept once.
+        """Append a decision and return it; the same one said twice (a run that is repeated) is kept once.
+
+        Two decisions of a kind are the same when they have the same `once`; without it, when they agree in everything.
 
         Raises:
             FencedError: `token` no longer holds.
         """
-        once = digest_json([pipeline, subject, detail])
+        once = once or digest_json([pipeline, subject, detail])
         return self.append(Fact(pipeline, kind, subject, detail, actor, once), token=token)[0][0]
 
     def decisions(self, pipeline: str, kind: str) -> list[Entry]:
@@ -111,7 +114,7 @@ class Ledger:
         Raises:
             FencedError: `token` no longer holds.
         """
-        with self._database.write() as connection:
+        with fault_point("ledger.serve"), self._database.write() as connection:
             require(connection, token)
             now = journal.newest(connection, pipeline, SERVING)
             if now is not None and (now.subject, now.detail["package"]) == (version, package):
@@ -134,10 +137,11 @@ class Ledger:
 
     # Checks ---------------------------------------------------------------------------------------------------
 
-    def record_check(self, check: CheckRecord) -> None:
-        """Record the judgement of a window; of several of one window, the newest counts."""
+    def record_check(self, check: CheckRecord, run: str) -> None:
+        """Record the judgement of a window by `run`, once a run; of several of one window, the newest counts."""
         detail = {"version": check.version, "bad": check.bad, "verdicts": list(check.verdicts)}
-        self.append(Fact(check.pipeline, WINDOW_CHECKED, check.window.key, detail))
+        once = f"{run}:{check.pipeline}:{check.window.key}"
+        self.append(Fact(check.pipeline, WINDOW_CHECKED, check.window.key, detail, run, once))
 
     def checks(self, pipeline: str, until: datetime, limit: int) -> list[CheckRecord]:
         """The newest `limit` judged windows that ended at or before `until`, newest first."""

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from millrace.errors import UnknownNameError
+from millrace.faults import fault_point
 from millrace.ledger.database import Database
 from millrace.ledger.journal import Entry, Fact, append, entry_of, select
 from millrace.ledger.tables import ENTRIES
@@ -62,7 +63,7 @@ class Outbox:
 
     def open(self, *incidents: Incident) -> list[bool]:
         """Record incidents, all or none; for each, whether it is new."""
-        with self._database.write() as connection:
+        with fault_point("incident.open"), self._database.write() as connection:
             return [new for _, new in append(connection, *(incident.as_opened for incident in incidents))]
 
     def open_when(self, incident: Incident, allowed: Callable[[Sequence[datetime]], bool]) -> bool:
@@ -70,7 +71,7 @@ class Outbox:
 
         Question and record are one step: two checks at once cannot both spend the last of a budget.
         """
-        with self._database.write() as connection:
+        with fault_point("incident.open_when"), self._database.write() as connection:
             ends = [found.window.end for found in _incidents(connection, incident.pipeline)]
             return allowed(ends) and append(connection, incident.as_opened)[0][1]
 
@@ -103,7 +104,7 @@ class Outbox:
         Raises:
             UnknownNameError: there is no such incident.
         """
-        with self._database.write() as connection:
+        with fault_point("incident.answer"), self._database.write() as connection:
             pipeline = _pipeline_of(connection, key)
             entry, _ = append(connection, Fact(pipeline, ANSWERED, key, {"response": response}, once=key))[0]
         return str(entry.detail["response"])
@@ -114,7 +115,7 @@ class Outbox:
         Raises:
             UnknownNameError: there is no such incident.
         """
-        with self._database.write() as connection:
+        with fault_point("incident.close"), self._database.write() as connection:
             pipeline = _pipeline_of(connection, key)
             said = select(connection, kinds=[CLOSED], subject=key, newest_first=True, limit=1)
             if not said or said[0].detail["outcome"] != outcome:
