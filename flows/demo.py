@@ -184,7 +184,7 @@ def _close_loop(demo: _Demo, window: Window, registered: Future[None]) -> None:
         progress.line(
             "", f"{verdict['gate']}: {verdict['reasons'][0]}", style="green" if verdict["passed"] else "yellow"
         )
-    incident = next((i for i in ledger.incidents(demo.name) if i.window.end == window.end), None)
+    incident = next((i for i in ledger.outbox.of(demo.name) if i.window.end == window.end), None)
     registered.result()
     outcome = None if incident is None else _answered(demo, incident)
     ledger.decide(

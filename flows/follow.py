@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import time
 from datetime import datetime
 from typing import Any
@@ -11,11 +12,9 @@ from millrace.errors import MillraceError
 from millrace.ledger import Ledger
 from millrace.pipeline import load_pipeline
 from millrace.settings import Settings
-from tasks.incidents import send_event
 from tasks.prefect_api import FlowState, error_of, flow_state, submit, task_states
 
 _POLL_SECONDS = 0.3
-_RESEND_SECONDS = 12.0
 
 
 def run_training(settings: Settings, name: str, as_of: datetime | None) -> dict[str, Any]:
@@ -45,13 +44,12 @@ def run_rollback(settings: Settings, name: str, to_version: str | None) -> dict[
 
     progress = Progress()
     with progress.spinner("rolling back"), listening(progress.step):
-        return rollback(name, to_version)
+        return rollback(name, to_version, f"person:{getpass.getuser()}")
 
 
 def record_of(settings: Settings, name: str, kind: str, flow_run: str) -> dict[str, Any]:
     """What a flow run left in the ledger."""
-    found = [decision for decision in Ledger(settings.ledger).decisions(name, kind) if decision.subject == flow_run]
-    return dict(found[-1].detail)
+    return dict(Ledger(settings.ledger).entries(name, kind, subject=flow_run)[-1].detail)
 
 
 def _run(settings: Settings, name: str, deployment: str, parameters: dict[str, Any]) -> str:
@@ -84,24 +82,20 @@ def follow(settings: Settings, flow_run: str, progress: Progress) -> FlowState:
 
 
 def wait_for_response(settings: Settings, incident: str, seconds: float) -> str:
-    """The flow run that answers an incident, once the ledger knows it. Its event is sent again while nobody answers.
+    """The flow run that answers an incident, once the ledger knows it; the reconciler sees to it that one does.
 
     Raises:
         MillraceError: nobody has answered in time.
     """
     ledger, started = Ledger(settings.ledger), time.monotonic()
-    resend_at = started + _RESEND_SECONDS
     while time.monotonic() < started + seconds:
-        found = ledger.incident(incident)
+        found = ledger.outbox.find(incident)
         if found is not None and found.response is not None:
             return found.response
-        if found is not None and time.monotonic() > resend_at:
-            send_event(settings, found)
-            resend_at = time.monotonic() + _RESEND_SECONDS
         time.sleep(_POLL_SECONDS)
     raise MillraceError(
         f"nobody has answered {incident} in {seconds:.0f} s",
-        next="look at the runs of `respond` in the Prefect UI; the next check sends the event again",
+        next="look at the log of the reconciler (`millrace status`), and at the runs of `respond` in the Prefect UI",
     )
 
 

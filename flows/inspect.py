@@ -80,7 +80,7 @@ def list_versions(settings: Settings, name: str) -> dict[str, Any]:
     load_pipeline(name, settings.pipelines)
     from tasks.registry import Registry
 
-    decided = {d.subject: d.kind for d in Ledger(settings.ledger).decisions(name) if d.kind in ("promoted", "refused")}
+    decided = {entry.subject: entry.kind for entry in Ledger(settings.ledger).entries(name, "promoted", "refused")}
     return {
         "pipeline": name,
         "versions": [

@@ -9,7 +9,7 @@ from prefect import flow
 
 from tasks.checks import check_window, window_to_check
 from tasks.incidents import announce_incidents
-from tasks.run import moment, start_run
+from tasks.run import open_run
 
 
 @flow(name="monitoring", persist_result=False)
@@ -20,7 +20,7 @@ def monitoring(pipeline: str, as_of: datetime | None = None) -> dict[str, Any]:
         pipeline: Name of the pipeline, a folder with a pipeline.yaml.
         as_of: Check the newest window that had ended by then; leave empty for now.
     """
-    run = start_run(pipeline)
-    checked = check_window(run, window_to_check(run, moment(as_of)))
-    announce_incidents(run)
-    return checked.as_dict()
+    with open_run("monitoring", pipeline, as_of) as run:
+        checked = check_window(run, window_to_check(run))
+        announce_incidents(run)
+        return checked

@@ -9,7 +9,7 @@ from prefect import flow
 
 from millrace.window import Window
 from tasks.replay import replay_window
-from tasks.run import start_run
+from tasks.run import open_run
 
 
 @flow(name="replay", persist_result=False)
@@ -22,4 +22,5 @@ def replay(pipeline: str, start: datetime, end: datetime, rows_per_request: int 
         end: End of the window, in event time; not included.
         rows_per_request: Rows in one request.
     """
-    return replay_window(start_run(pipeline), Window(start, end), rows_per_request).as_dict()
+    with open_run("replay", pipeline) as run:
+        return replay_window(run, Window(start, end), rows_per_request)

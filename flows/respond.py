@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from prefect import flow
+from prefect.runtime import flow_run
 
 from millrace.ledger import Ledger
 from millrace.settings import load_settings
-from tasks.incidents import find_incident, start_training
+from tasks.liveness import living
+from tasks.responses import find_incident, start_training
 
 
 # Repeating it starts nothing twice: the training is found again by its idempotency key.
@@ -19,4 +21,6 @@ def respond(incident: str) -> str:
     """
     settings = load_settings()
     ledger = Ledger(settings.ledger)
-    return start_training(settings, ledger, find_incident(ledger, incident))
+    found = find_incident(ledger, incident)
+    with living(ledger, str(flow_run.get_id()), "respond", found.pipeline):
+        return start_training(settings, ledger, found)

@@ -20,7 +20,7 @@ from millrace.storage import digest_bytes, write_atomically
 
 _ROOT = Path(__file__).resolve().parent.parent
 _TIMEOUT_SECONDS = 5.0
-_DEPLOYMENTS = 5
+_DEPLOYMENTS = 6
 
 
 def bring_up(settings: Settings, progress: Progress | None = None) -> stack.StackStatus:
@@ -62,7 +62,9 @@ def register_deployments(settings: Settings, progress: Progress) -> None:
         )
     write_atomically(mark, digest.encode())
     progress.line(
-        "prefect", "deployments registered: training, respond, monitoring, replay, rollback", progress.seconds - started
+        "prefect",
+        "deployments registered: training, respond, monitoring, replay, rollback, restore",
+        progress.seconds - started,
     )
 
 
@@ -77,18 +79,14 @@ def _count_deployments(settings: Settings) -> int:
 
 def restore_champions(settings: Settings, progress: Progress) -> None:
     """Let each pipeline's champion serve again: Ray forgets its applications when it is killed."""
+    ledger = Ledger(settings.ledger)
     for name in pipeline_names(settings.pipelines):
-        if is_answering(settings, name) or not Ledger(settings.ledger).decisions(name, "promoted"):
+        if is_answering(settings, name) or ledger.serving(name) is None:
             continue
-        from millrace.pipeline import load_pipeline
-        from tasks.registry import CHAMPION, Registry
-        from tasks.rollout import serve_version
-        from tasks.run import Run
+        from flows.restore import bring_back
 
-        champion = Registry(settings).by_alias(name, CHAMPION)
-        if champion is not None:
-            run = Run(settings, load_pipeline(name, settings.pipelines), "restore")
-            deployed = serve_version(run, champion)
+        deployed = bring_back(name)
+        if deployed is not None:
             progress.line(name, f"version {deployed.version} serves again", deployed.seconds)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from prefect import flow
 
 from tasks.incidents import answering
-from tasks.outcome import UNCHANGED, finish, serving_version
-from tasks.rollout import PROMOTED, REFUSED, promote_version, refuse_version, serve_again
-from tasks.run import moment, pipeline_slot, start_run
+from tasks.outcome import UNCHANGED, finish, finished, serving_version
+from tasks.rollout import serve_again, settle
+from tasks.run import open_run
+from tasks.slots import holding
 from tasks.training import (
     evaluate_model,
     register_model,
@@ -25,24 +26,29 @@ from tasks.training import (
 def training(pipeline: str, as_of: datetime | None = None, incident: str | None = None) -> dict[str, Any]:
     """Train on all that was known at a moment, judge against the serving version, promote what is better.
 
+    Killed anywhere and started again, it goes on where it was: each step finds what is done.
+
     Args:
         pipeline: Name of the pipeline, a folder with a pipeline.yaml.
         as_of: The moment whose knowledge is used; leave empty for now.
         incident: Key of the incident this training answers; leave empty when a person starts it.
     """
-    run = start_run(pipeline)
-    with answering(run, incident), pipeline_slot(run):
-        staged = stage_data(run, moment(as_of))
-        split = split_by_time(run, staged)
-        request = training_request(run, staged, split, incident)
+    with (
+        open_run("training", pipeline, as_of) as opened,
+        answering(opened, incident),
+        holding(opened, "training") as run,
+    ):
+        if (record := finished(run)) is not None:
+            return dict(record)
+        staged = stage_data(run)
+        request = training_request(run, staged, split_by_time(run, staged), incident)
         result = train_model(run, request)
         if (champion := serving_version(run, result)) is not None:
-            serve_again(run, champion)
+            serve_again(run)
             return finish(run, UNCHANGED, result, champion, incident)
-        evaluation = evaluate_model(run, request, result)
-        version = register_model(run, request, result, evaluation)
-        if evaluation.verdict.passed:
-            promote_version(run, version, evaluation)
-            return finish(run, PROMOTED, result, version, incident, evaluation)
-        refuse_version(run, version, evaluation)
-        return finish(run, REFUSED, result, version, incident, evaluation)
+        outcome = None
+        while outcome is None:
+            evaluation = evaluate_model(run, request, result)
+            version = register_model(run, request, result, evaluation)
+            outcome = settle(run, version, evaluation)
+        return finish(run, outcome, result, version, incident, evaluation)

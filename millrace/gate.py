@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,12 @@ import pandas as pd
 from millrace import statistics
 from millrace.spec import HIGHER_IS_BETTER, EvaluationSpec, Label, PipelineSpec
 from millrace.statistics import Floats, Improvement
+from millrace.storage import Artifact, ObjectStore
 from millrace.verdict import Verdict
 from millrace.window import Window
 
 GATE = "promotion"
+EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,30 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"window": self.window.as_dict(), "verdict": self.verdict.as_dict()}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Evaluation:
+        """The evaluation that `as_dict` gave."""
+        gain, over, verdict = (document[name] for name in ("improvement", "over_baseline", "verdict"))
+        start, end = (datetime.fromisoformat(document["window"][side]) for side in ("start", "end"))
+        values = {
+            "window": Window(start, end),
+            "calibration": tuple(statistics.CalibrationBin(**part) for part in document["calibration"]),
+            "improvement": None if gain is None else Improvement(**gain),
+            "over_baseline": None if over is None else Improvement(**over),
+            "verdict": Verdict(**{**verdict, "reasons": tuple(verdict["reasons"])}),
+        }
+        return cls(**{**document, **values})
+
+
+def publish_evaluation(store: ObjectStore, key: str, evaluation: Evaluation) -> Artifact:
+    """Keep an evaluation under a key that names its inputs."""
+    return store.publish(key, {EVALUATION: json.dumps(evaluation.as_dict()).encode()})
+
+
+def load_evaluation(artifact: Artifact) -> Evaluation:
+    """The evaluation that was kept as `artifact`."""
+    return Evaluation.from_dict(json.loads(artifact.read(EVALUATION)))
 
 
 def baseline_answers(label: Label, training_labels: Floats, num_rows: int) -> Floats:

@@ -11,15 +11,20 @@ from millrace.storage import digest_bytes
 _ROOT = Path(__file__).resolve().parent.parent
 # What changes a trained model: the domain's and the trainer's code. Flows, tasks and docs do not.
 _CODE = ("millrace/encoding.py", "millrace/package.py", "millrace/contract.py", "millrace/dataset.py", "ray_jobs/train")
+# What changes a verdict beside that.
+_EVALUATION_CODE = ("millrace/gate.py", "millrace/statistics.py", "ray_jobs/evaluate")
 
 
 @cache
 def code_digest() -> str:
     """Digest of the code that turns staged data into a model."""
-    files = sorted(path for part in _CODE for path in _files(_ROOT / part))
-    return digest_bytes(
-        "\n".join(f"{path.relative_to(_ROOT)}:{digest_bytes(path.read_bytes())}" for path in files).encode()
-    )
+    return _digest(_CODE)
+
+
+@cache
+def evaluation_code_digest() -> str:
+    """Digest of the code that judges a model."""
+    return _digest(_EVALUATION_CODE)
 
 
 @cache
@@ -41,6 +46,13 @@ def commit() -> str:
         return f"{head}+changes" if _git("status", "--porcelain", "--untracked-files=no") else head
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _digest(parts: tuple[str, ...]) -> str:
+    files = sorted(path for part in parts for path in _files(_ROOT / part))
+    return digest_bytes(
+        "\n".join(f"{path.relative_to(_ROOT)}:{digest_bytes(path.read_bytes())}" for path in files).encode()
+    )
 
 
 def _git(*arguments: str) -> str:

@@ -12,15 +12,15 @@ import pandas as pd
 from millrace import checks, statistics
 from millrace.brakes import BrakeDecision, decide
 from millrace.encoding import labels
-from millrace.errors import ConflictError
 from millrace.inference_log import inference_folder, read_joined
 from millrace.ledger import CheckRecord, Incident
 from millrace.package import logged_answers, package_spec, reference_sample
 from millrace.verdict import Verdict
 from millrace.window import Window, newest_full
 from tasks import artifacts
+from tasks.champion import champion_of
 from tasks.evidently_report import measure_drift
-from tasks.registry import CHAMPION, Registry, Version
+from tasks.registry import Registry, Version
 from tasks.rollout import PROMOTED
 from tasks.run import Run, step
 
@@ -53,29 +53,20 @@ class Checked:
         }
 
 
-def window_to_check(run: Run, as_of: datetime) -> Window:
-    """The newest whole period of the spec that ended at or before `as_of`."""
-    return newest_full(as_of, run.pipeline.spec.monitoring.window)
-
-
-def champion_of(run: Run) -> Version:
-    """The version that serves.
-
-    Raises:
-        ConflictError: none does, so there is nothing to check.
-    """
-    champion = Registry(run.settings).by_alias(run.pipeline.name, CHAMPION)
-    if champion is None:
-        raise ConflictError(
-            f"pipeline '{run.pipeline.name}' serves no version",
-            next=f"train one with `millrace run {run.pipeline.name}`",
-        )
-    return champion
+def window_to_check(run: Run) -> Window:
+    """The newest whole period of the spec that ended at or before the run's `as_of`."""
+    return newest_full(run.as_of, run.pipeline.spec.monitoring.window)
 
 
 @step
-def check_window(run: Run, window: Window) -> Checked:
-    """Judge the champion's answers in `window`: drift against its reference, quality on arrived outcomes."""
+def check_window(run: Run, window: Window) -> dict[str, Any]:
+    """Judge the champion's answers in `window`: drift against its reference, quality on arrived outcomes.
+
+    Returns:
+        `Checked` as a dict; what this very run found before it was killed, where it had come so far.
+    """
+    if (recorded := run.recorded(CHECKED)) is not None:
+        return dict(recorded)
     champion = champion_of(run)
     folder = inference_folder(run.settings, run.pipeline.name)
     rows = read_joined(folder, run.pipeline.spec.data, window)
@@ -87,8 +78,7 @@ def check_window(run: Run, window: Window) -> Checked:
         brake = BrakeDecision(False, reason)
         return _recorded(run, Checked(window, champion.version, len(rows), num_outcomes, (), brake, None, ""))
     verdicts, columns, report_url = _measure(run, champion, window, rows)
-    brake = _judge_history(run, champion, window, verdicts)
-    incident = _open_incident(run, champion, window, verdicts, brake)
+    brake, incident = _respond(run, champion, window, verdicts)
     shown = brake.reason if incident is None else f"incident {incident.key}: {brake.reason}"
     artifacts.drift(run.pipeline.name, verdicts, columns, report_url, shown)
     return _recorded(
@@ -96,9 +86,9 @@ def check_window(run: Run, window: Window) -> Checked:
     )
 
 
-def _recorded(run: Run, checked: Checked) -> Checked:
-    run.ledger.decide(run.pipeline.name, CHECKED, run.id, checked.as_dict())
-    return checked
+def _recorded(run: Run, checked: Checked) -> dict[str, Any]:
+    run.record(CHECKED, checked.as_dict())
+    return checked.as_dict()
 
 
 def _measure(
@@ -130,28 +120,25 @@ def _expected(run: Run, champion: Version) -> float:
     return float(promoted[-1].detail["observed"]) if promoted else float("nan")
 
 
-def _judge_history(run: Run, champion: Version, window: Window, verdicts: Sequence[Verdict]) -> BrakeDecision:
-    """Record this window, then ask the brakes about the newest ones."""
-    bad = not all(verdict.passed for verdict in verdicts)
-    name, brakes = run.pipeline.name, run.pipeline.spec.monitoring.brakes
-    run.ledger.record_check(
-        CheckRecord(name, champion.version, window, bad, tuple(verdict.as_dict() for verdict in verdicts))
-    )
-    history = run.ledger.checks(name, window.end, brakes.of_windows)
-    ends = [incident.window.end for incident in run.ledger.incidents(name)]
-    return decide(brakes, [record.bad for record in history], ends, window.end)
-
-
-def _open_incident(
-    run: Run, champion: Version, window: Window, verdicts: Sequence[Verdict], brake: BrakeDecision
-) -> Incident | None:
-    if not brake.release:
-        return None
+def _respond(
+    run: Run, champion: Version, window: Window, verdicts: Sequence[Verdict]
+) -> tuple[BrakeDecision, Incident | None]:
+    """Record this window, ask the brakes about the newest ones, and open the incident that they let through."""
     failed = [verdict for verdict in verdicts if not verdict.passed]
-    evidence = {
-        "reasons": [f"{verdict.gate}: {'; '.join(verdict.reasons)}" for verdict in failed],
-        "brake": brake.reason,
-    }
-    incident = Incident(run.pipeline.name, champion.version, failed[0].gate, window, evidence)
-    run.ledger.open_incident(incident)
-    return incident
+    name, brakes = run.pipeline.name, run.pipeline.spec.monitoring.brakes
+    judged = CheckRecord(name, champion.version, window, bool(failed), tuple(verdict.as_dict() for verdict in verdicts))
+    run.ledger.record_check(judged, run.id)
+    history = [record.bad for record in run.ledger.checks(name, window.end, brakes.of_windows)]
+    if not failed:
+        return decide(brakes, history, (), window.end), None
+    evidence = {"reasons": [f"{verdict.gate}: {'; '.join(verdict.reasons)}" for verdict in failed]}
+    incident = Incident(name, champion.version, failed[0].gate, window, evidence)
+
+    def brake(ends: Sequence[datetime]) -> BrakeDecision:
+        return decide(brakes, history, ends, window.end)
+
+    outbox = run.ledger.outbox
+    if outbox.open_when(incident, lambda ends: brake(ends).release) or outbox.find(incident.key) is not None:
+        # Said of the others, so that a check that was killed after it opened its incident says the same again.
+        return brake([other.window.end for other in outbox.of(name) if other.key != incident.key]), incident
+    return brake([other.window.end for other in outbox.of(name)]), None

@@ -1,90 +1,35 @@
-"""From an incident to exactly one training: the event, the response, and the reconciler.
-
-The ledger is the truth; Prefect's event is the fast path. An incident's key is the idempotency key of the training's
-flow run, so however often the event comes, one training starts.
-"""
+"""The steps around an incident: announce it, and keep what came of its response."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
-from millrace.errors import UnknownNameError
-from millrace.ledger import Incident, Ledger
-from millrace.logs import get_logger
-from millrace.settings import Settings
-from tasks.prefect_api import publish, submit
+from millrace.errors import FencedError
+from tasks.responses import send_event
 from tasks.run import Run, step
-
-EVENT = "millrace.incident.opened"
-RESOURCE = "millrace.pipeline"
-TRAINING = "training/training"
 
 
 @step
 def announce_incidents(run: Run) -> list[str]:
     """Send the event of each incident that nobody has answered: this one's, and any that was lost before."""
-    unanswered = run.ledger.unanswered(run.pipeline.name)
+    unanswered = run.ledger.outbox.unanswered(run.pipeline.name)
     for incident in unanswered:
         send_event(run.settings, incident)
     return [incident.key for incident in unanswered]
 
 
-def send_event(settings: Settings, incident: Incident) -> None:
-    """Put the incident's event on Prefect's bus, waiting until the server has it.
-
-    Raises:
-        ServiceError: the server does not take it. The incident stays unanswered and is sent again.
-    """
-    event = {
-        # New each time: Prefect drops an event whose id it has seen, and a re-send is meant to be heard.
-        "id": str(uuid.uuid4()),
-        "occurred": datetime.now(UTC).isoformat(),
-        "event": EVENT,
-        "resource": {
-            "prefect.resource.id": f"{RESOURCE}.{incident.pipeline}",
-            "prefect.resource.name": incident.pipeline,
-            "millrace.incident": incident.key,
-        },
-        "payload": {"incident": incident.key, "kind": incident.kind, "version": incident.version},
-    }
-    publish(settings, event)
-
-
-def find_incident(ledger: Ledger, key: str) -> Incident:
-    """The incident that an event names. An event proves nothing: what is not in the ledger is refused.
-
-    Raises:
-        UnknownNameError: the ledger has no such incident.
-    """
-    incident = ledger.incident(key)
-    if incident is None:
-        raise UnknownNameError(f"no incident '{key}' in the ledger", next="nothing: the event is not one of ours")
-    return incident
-
-
-def start_training(settings: Settings, ledger: Ledger, incident: Incident) -> str:
-    """Start the training that answers `incident`, or find the one that was started; returns its flow run's id."""
-    started = submit(
-        settings,
-        TRAINING,
-        {"pipeline": incident.pipeline, "as_of": incident.window.end.isoformat(), "incident": incident.key},
-        name=f"{incident.pipeline}-{incident.window.end:%Y-%m-%d}-{incident.kind}",
-        idempotency_key=incident.key,
-    )
-    answer = ledger.answer_incident(incident.key, started)
-    get_logger().info("incident answered", incident=incident.key, pipeline=incident.pipeline, training=answer)
-    return answer
-
-
 @contextmanager
 def answering(run: Run, incident: str | None) -> Iterator[None]:
-    """Record `failed` as the incident's outcome when its training fails; success records its own."""
+    """Record `failed` as the incident's outcome when its training fails; success records its own.
+
+    A kill is no failure: the run goes on. Nor is it one that a later life of the run has taken over.
+    """
     try:
         yield
-    except BaseException:
+    except FencedError:
+        raise
+    except Exception:
         if incident is not None:
-            run.ledger.close_incident(incident, "failed")
+            run.ledger.outbox.close(incident, "failed")
         raise

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from millrace.gate import Evaluation
 from ray_jobs.train.request import TrainResult
-from tasks.registry import CHAMPION, Registry, Version
+from tasks.champion import serving
+from tasks.registry import Version
+from tasks.rollout import PROMOTED
 from tasks.run import Run
 
 TRAINED = "trained"
@@ -14,9 +17,20 @@ UNCHANGED = "unchanged"
 
 
 def serving_version(run: Run, result: TrainResult) -> Version | None:
-    """The champion, when it is this very package: an identical training was promoted before."""
-    champion = Registry(run.settings).by_alias(run.pipeline.name, CHAMPION)
-    return champion if champion is not None and champion.package_digest == result.package_digest else None
+    """The champion, when it is this very package and an earlier run promoted it."""
+    champion = serving(run)
+    if champion is None or champion.package_digest != result.package_digest:
+        return None
+    by_this_run = any(
+        entry.actor == run.id and entry.subject == champion.version
+        for entry in run.ledger.decisions(run.pipeline.name, PROMOTED)
+    )
+    return None if by_this_run else champion
+
+
+def finished(run: Run) -> Mapping[str, Any] | None:
+    """The record of a run that had ended before it was killed, or None."""
+    return run.recorded(TRAINED)
 
 
 def finish(
@@ -32,7 +46,7 @@ def finish(
         "outcome": outcome,
         "version": version.version,
         "package": result.package_digest,
-        "trained": not result.cached,
+        "trained": result.trained_by == run.id,
         "train_seconds": round(result.seconds, 2),
         "metrics": dict(result.metrics),
         "evaluation": None if evaluation is None else {name: dict(m) for name, m in evaluation.metrics.items()},
@@ -42,7 +56,7 @@ def finish(
         "reasons": [] if evaluation is None else list(evaluation.verdict.reasons),
         "incident": incident,
     }
-    run.ledger.decide(run.pipeline.name, TRAINED, run.id, record)
     if incident is not None:
-        run.ledger.close_incident(incident, outcome)
+        run.ledger.outbox.close(incident, outcome)
+    run.record(TRAINED, record)
     return record

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import httpx
 
 from millrace.errors import ConflictError, MillraceError, ServiceError, UnknownNameError
 from millrace.settings import Settings
+
+#: The tag of all deployments in prefect.yaml.
+TAG = "millrace"
 
 FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 _TIMEOUT_SECONDS = 15.0
@@ -37,6 +41,7 @@ class FlowState:
     state: str
     message: str
     seconds: float
+    has_deployment: bool
 
     @property
     def is_final(self) -> bool:
@@ -45,6 +50,14 @@ class FlowState:
     @property
     def has_failed(self) -> bool:
         return self.is_final and self.state != "COMPLETED"
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRun:
+    """A flow run and the type of its state."""
+
+    id: str
+    state: str
 
 
 def submit(
@@ -86,12 +99,32 @@ def retry(settings: Settings, flow_run: str) -> None:
     _ask(settings, "POST", f"/flow_runs/{flow_run}/set_state", {"state": state, "force": True}, missing=flow_run)
 
 
+def mark_crashed(settings: Settings, flow_run: str, message: str) -> None:
+    """Say of a flow run that nobody will go on with that it crashed."""
+    state = {"type": "CRASHED", "name": "Crashed", "message": message}
+    _ask(settings, "POST", f"/flow_runs/{flow_run}/set_state", {"state": state, "force": True}, missing=flow_run)
+
+
+def flow_runs(settings: Settings, states: Sequence[str], ended_after: datetime | None = None) -> list[FlowRun]:
+    """Runs of Millrace's deployments that are in one of `states` (RUNNING, PENDING, CRASHED, …)."""
+    wanted: dict[str, Any] = {"state": {"type": {"any_": list(states)}}}
+    if ended_after is not None:
+        wanted["end_time"] = {"after_": ended_after.isoformat()}
+    body = {"flow_runs": wanted, "deployments": {"tags": {"all_": [TAG]}}, "limit": 200}
+    return [FlowRun(item["id"], item["state_type"]) for item in _ask(settings, "POST", "/flow_runs/filter", body)]
+
+
 def flow_state(settings: Settings, flow_run: str) -> FlowState:
     """Where a flow run stands."""
     found = _ask(settings, "GET", f"/flow_runs/{flow_run}", missing=flow_run)
     state = found.get("state") or {}
     return FlowState(
-        flow_run, found["name"], state.get("type", "PENDING"), state.get("message") or "", found["total_run_time"]
+        id=flow_run,
+        name=found["name"],
+        state=state.get("type", "PENDING"),
+        message=state.get("message") or "",
+        seconds=found["total_run_time"],
+        has_deployment=found.get("deployment_id") is not None,
     )
 
 

@@ -81,11 +81,14 @@ class Registry:
             experiment = client.get_experiment_by_name(pipeline)
             experiment_id = experiment.experiment_id if experiment else client.create_experiment(pipeline)
             found = client.search_runs([experiment_id], filter_string=f"tags.`{_RUN_KEY}` = '{run_key}'", max_results=1)
-            if found:
+            if found and found[0].data.params:
                 return str(found[0].info.run_id)
             from mlflow.entities import Param
 
-            run = client.create_run(experiment_id, run_name=run_key[:12], tags={_RUN_KEY: run_key})
+            # A kill between the two leaves a run without parameters.
+            run = (
+                found[0] if found else client.create_run(experiment_id, tags={_RUN_KEY: run_key}, run_name=run_key[:12])
+            )
             client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in parameters.items()])
             return str(run.info.run_id)
 

@@ -1,19 +1,41 @@
-"""Which version serves: promotion, refusal, rollback, and the record of each."""
+"""Which version serves: promotion, refusal, rollback, and the record of each.
+
+The order is the same everywhere: traffic first, as it may still fail; then the ledger, in one transaction with the
+proof that the slot is held; then MLflow's alias. The ledger is the truth: whoever is killed on the way goes on and does
+the rest, and what a zombie changes outside of the ledger the reconciler sets right.
+"""
 
 from __future__ import annotations
 
 from millrace.errors import ConflictError
 from millrace.gate import Evaluation
-from millrace.ledger import Decision
+from millrace.ledger import Entry
 from ray_jobs.cluster import connect
 from ray_jobs.serve.deploy import Deployed, deploy
+from ray_jobs.serve.versions import Target
 from tasks import artifacts
+from tasks.champion import champion_of, registered, served_before, serving
 from tasks.registry import CHAMPION, Registry, Version
 from tasks.run import Run, step
+from tasks.slots import holding
 
 PROMOTED = "promoted"
 REFUSED = "refused"
 ROLLED_BACK = "rolled_back"
+
+
+def settle(run: Run, version: Version, evaluation: Evaluation) -> str | None:
+    """Let `version` serve if its verdict says so. None when another version serves by now than it was judged against:
+    then it must be judged again."""
+    with holding(run, "serving") as held:
+        champion = serving(held)
+        if (champion and champion.version) not in (evaluation.champion_version, version.version):
+            return None
+        if not evaluation.verdict.passed:
+            refuse_version(held, version, evaluation)
+            return REFUSED
+        promote_version(held, version, evaluation)
+        return PROMOTED
 
 
 @step
@@ -21,7 +43,7 @@ def promote_version(run: Run, version: Version, evaluation: Evaluation) -> Deplo
     """Let `version` serve. Repeated after a kill, it comes to the same end: each part finds what is done."""
     deployed = serve_version(run, version)
     rule = run.pipeline.spec.evaluation
-    run.ledger.decide(
+    decision = run.ledger.decide(
         run.pipeline.name,
         PROMOTED,
         version.version,
@@ -33,7 +55,11 @@ def promote_version(run: Run, version: Version, evaluation: Evaluation) -> Deplo
             "champion_before": evaluation.champion_version,
             "reasons": list(evaluation.verdict.reasons),
         },
+        actor=run.id,
+        token=run.proof,
+        once=f"{run.id}:{version.version}",
     )
+    make_champion(run, version, decision)
     artifacts.rollout(
         run.pipeline.name,
         version.version,
@@ -49,17 +75,31 @@ def promote_version(run: Run, version: Version, evaluation: Evaluation) -> Deplo
 
 
 def serve_version(run: Run, version: Version) -> Deployed:
-    """Put all traffic on `version`, then name it champion."""
+    """Put all traffic on `version`; a replica that was told of a later token refuses."""
     connect(run.settings)
-    deployed = deploy(run.settings, run.pipeline.name, version.version, version.package_key, version.package_digest)
+    target = Target(version.version, version.package_key, version.package_digest, run.proof.number)
+    return deploy(run.settings, run.pipeline.name, target, run.prove)
+
+
+def make_champion(run: Run, version: Version, decision: Entry) -> None:
+    """Record that `version` serves, then name it champion."""
+    run.ledger.serve(run.pipeline.name, version.version, version.package_digest, because=decision, token=run.proof)
+    run.prove()
     Registry(run.settings).set_alias(version, CHAMPION)
-    return deployed
 
 
 @step
-def serve_again(run: Run, version: Version) -> Deployed:
-    """Make sure that the champion answers: after a restart of the cluster, or a kill between two steps."""
-    return serve_version(run, version)
+def serve_again(run: Run) -> Deployed | None:
+    """Bring traffic and alias to what the ledger says serves: after a restart of the cluster, or a zombie's change."""
+    with holding(run, "serving") as held:
+        champion = serving(held)
+        if champion is None:
+            return None
+        deployed = serve_version(held, champion)
+        if CHAMPION not in champion.aliases:
+            held.prove()
+            Registry(held.settings).set_alias(champion, CHAMPION)
+        return deployed
 
 
 @step
@@ -75,44 +115,39 @@ def refuse_version(run: Run, version: Version, evaluation: Evaluation) -> None:
             "champion": evaluation.champion_version,
             "reasons": list(evaluation.verdict.reasons),
         },
+        actor=run.id,
+        token=run.proof,
+        once=f"{run.id}:{version.version}",
     )
 
 
-def served_before(decisions: list[Decision], current: str) -> str | None:
-    """The version that served before `current`, following promotions and rollbacks in order."""
-    stack: list[str] = []
-    for decision in decisions:
-        if decision.kind == PROMOTED and (not stack or stack[-1] != decision.subject):
-            stack.append(decision.subject)
-        elif decision.kind == ROLLED_BACK and len(stack) > 1:
-            stack.pop()
-    below = stack[: stack.index(current)] if current in stack else stack
-    return below[-1] if below else None
-
-
 @step
-def roll_back(run: Run, to_version: str | None) -> Deployed:
+def roll_back(run: Run, to_version: str | None, requested_by: str) -> Deployed:
     """Let the version that served before serve again, or `to_version`.
 
     Raises:
         ConflictError: nothing serves, or nothing served before.
         UnknownNameError: `to_version` is not registered.
     """
-    registry = Registry(run.settings)
     name = run.pipeline.name
-    champion = registry.by_alias(name, CHAMPION)
-    if champion is None:
-        raise ConflictError(f"pipeline '{name}' serves no version", next=f"train one with `millrace run {name}`")
-    target = to_version or served_before(run.ledger.decisions(name), champion.version)
-    if target is None:
-        raise ConflictError(
-            f"pipeline '{name}' has served no version before {champion.version}",
-            next=f"choose one with --to, from `millrace versions {name}`",
-        )
-    version = registry.version(name, target)
+    champion = champion_of(run)
+    if (done := run.recorded(ROLLED_BACK)) is not None:
+        to_version = str(done["to"])
+    if to_version is None:
+        before = served_before(run.ledger, name)
+        if before is None:
+            raise ConflictError(
+                f"pipeline '{name}' has served no version before {champion.version}",
+                next=f"choose one with --to, from `millrace versions {name}`",
+            )
+        version = registered(run, before)
+    else:
+        version = Registry(run.settings).version(name, to_version)
     deployed = serve_version(run, version)
-    if version.version != champion.version:
-        run.ledger.decide(
-            name, ROLLED_BACK, version.version, {"from": champion.version, "to": version.version, "run": run.id}
+    if version.version != champion.version or done is not None:
+        detail = {"from": champion.version, "to": version.version, "requested_by": requested_by}
+        decision = run.ledger.decide(
+            name, ROLLED_BACK, run.id, detail, actor=requested_by, token=run.proof, once=run.id
         )
+        make_champion(run, version, decision)
     return deployed

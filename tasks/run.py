@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.concurrency.sync import concurrency
+from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.tasks import Task
 
 from millrace import logs
 from millrace.errors import MillraceError
-from millrace.ledger import Ledger
+from millrace.ledger import Ledger, Token
 from millrace.logs import get_logger, identified
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.settings import Settings, load_settings
 from millrace.storage import ObjectStore
 from millrace.window import utc
+from tasks.liveness import living
+from tasks.run_kinds import LOCAL, STARTED
 
 #: Told of each step's begin (seconds None) and end, for a terminal that follows along: (step, seconds).
 StepListener = Callable[[str, float | None], None]
@@ -37,7 +40,6 @@ R = TypeVar("R")
 
 _RETRIES = 2
 _RETRY_DELAY_SECONDS = 2
-_LEASE_SECONDS = 60
 
 
 @contextmanager
@@ -52,19 +54,48 @@ def listening(listener: StepListener) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Run:
-    """One flow run: whose pipeline, which settings, and under which identifier it is kept."""
+    """One flow run: whose pipeline, which settings, under which identifier it is kept, and whose knowledge it uses.
+
+    `token` proves that it holds a slot of the pipeline, where it does.
+    """
 
     settings: Settings
     pipeline: Pipeline
     id: str
+    as_of: datetime
+    token: Token | None = None
 
     @property
     def store(self) -> ObjectStore:
         return ObjectStore(self.settings.objects)
 
-    @property
+    @cached_property
     def ledger(self) -> Ledger:
         return Ledger(self.settings.ledger)
+
+    @property
+    def proof(self) -> Token:
+        """The token by which it may publish."""
+        if self.token is None:
+            raise AssertionError(f"run {self.id} publishes without holding a slot")
+        return self.token
+
+    def prove(self) -> None:
+        """Prove, before something outside the ledger is changed, that this run still holds its slot.
+
+        Raises:
+            FencedError: it does not.
+        """
+        self.ledger.slots.require(self.proof)
+
+    def recorded(self, kind: str) -> Mapping[str, Any] | None:
+        """What this very run has recorded as `kind`, perhaps in an earlier life; None when it has not."""
+        found = self.ledger.entries(self.pipeline.name, kind, subject=self.id)
+        return found[-1].detail if found else None
+
+    def record(self, kind: str, detail: Mapping[str, Any]) -> None:
+        """Record `detail` as this run's `kind`; what it recorded first stays."""
+        self.ledger.decide(self.pipeline.name, kind, self.id, detail, actor=self.id, once=self.id)
 
     def spend(self, part: str, seconds: float, num_cpus: float = 1.0, num_gpus: float = 0.0) -> None:
         """Record what `seconds` of `part` cost, at the spec's prices."""
@@ -73,8 +104,11 @@ class Run:
         self.ledger.spend(self.pipeline.name, part, self.id, seconds=seconds, amount=amount, currency=costs.currency)
 
 
-def start_run(pipeline: str) -> Run:
-    """The run of the flow that calls this.
+@contextmanager
+def open_run(flow: str, pipeline: str, as_of: datetime | None = None) -> Iterator[Run]:
+    """The run of the flow that calls this, living until the block ends.
+
+    A run that goes on after a kill gets the `as_of` that it had at first.
 
     Raises:
         UnknownNameError: there is no such pipeline.
@@ -83,23 +117,15 @@ def start_run(pipeline: str) -> Run:
     settings = load_settings()
     if not logs.is_configured():
         logs.configure(settings.log_level, json_lines=settings.log_json)
-    return Run(settings, load_pipeline(pipeline, settings.pipelines), str(flow_run.get_id() or "local"))
-
-
-@contextmanager
-def pipeline_slot(run: Run) -> Iterator[None]:
-    """Hold the pipeline's only slot: one flow at a time changes what it serves; others wait.
-
-    The slot is a lease: if this process is killed, it comes free after a minute.
-    """
-    name = f"pipeline:{run.pipeline.name}"
-    with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(name, limit=1)
-    with (
-        concurrency(name, occupy=1, lease_duration=_LEASE_SECONDS, strict=True),
-        identified(pipeline=run.pipeline.name, run=run.id),
-    ):
-        yield
+    found = load_pipeline(pipeline, settings.pipelines)
+    run = str(flow_run.get_id() or f"{LOCAL}{uuid.uuid4().hex}")
+    ledger = Ledger(settings.ledger)
+    with living(ledger, run, flow, pipeline), identified(pipeline=pipeline, run=run):
+        moment = utc(as_of) if as_of is not None else datetime.now(UTC)
+        started = ledger.decide(
+            pipeline, STARTED, run, {"flow": flow, "as_of": moment.isoformat()}, actor=run, once=run
+        )
+        yield Run(settings, found, run, datetime.fromisoformat(started.detail["as_of"]))
 
 
 def _can_help(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -135,12 +161,8 @@ def step(function: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run
     )(timed)
 
     def call(run: Run, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return wrapped(run, *args, **kwargs)
+        # Called outside of a flow run (a command, a test) it is the plain function.
+        return timed(run, *args, **kwargs) if FlowRunContext.get() is None else wrapped(run, *args, **kwargs)
 
     call.__doc__ = function.__doc__
     return call
-
-
-def moment(as_of: datetime | None) -> datetime:
-    """The moment whose knowledge a flow uses: `as_of` in UTC, or now."""
-    return datetime.now(UTC) if as_of is None else utc(as_of)

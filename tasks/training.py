@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from millrace.dataset import StagedSet
 from millrace.errors import DataError, QuarantineError
-from millrace.gate import Evaluation
-from millrace.provenance import code_digest, commit, lock_digest
+from millrace.gate import Evaluation, load_evaluation, publish_evaluation
+from millrace.pipeline import Pipeline
+from millrace.provenance import code_digest, commit, evaluation_code_digest, lock_digest
+from millrace.storage import digest_json
 from millrace.verdict import Verdict
 from millrace.window import Window
 from ray_jobs.evaluate.judge import evaluate
@@ -15,18 +15,22 @@ from ray_jobs.stage.shards import source_extent, stage
 from ray_jobs.train.request import Split, TrainRequest, TrainResult, make_request
 from ray_jobs.train.run import find_result, train
 from tasks import artifacts
-from tasks.registry import CHALLENGER, CHAMPION, Registry, Version
+from tasks.champion import serving
+from tasks.registry import CHALLENGER, Registry, Version
 from tasks.run import Run, step
+
+EVALUATED = "evaluated"
 
 
 @step
-def stage_data(run: Run, as_of: datetime) -> StagedSet:
-    """Stage everything the source has up to `as_of`.
+def stage_data(run: Run) -> StagedSet:
+    """Stage everything the source has up to the run's `as_of`.
 
     Raises:
         QuarantineError: more rows break the feature contract than the spec allows.
-        DataError: the source has nothing before `as_of`.
+        DataError: the source has nothing before it.
     """
+    as_of = run.as_of
     extent = source_extent(run.pipeline)
     if as_of <= extent.start:
         raise DataError(
@@ -71,7 +75,7 @@ def split_by_time(run: Run, staged: StagedSet) -> Split:
 
 def training_request(run: Run, staged: StagedSet, split: Split, incident: str | None) -> TrainRequest:
     lineage = {"code": code_digest(), "lock": lock_digest(), "commit": commit(), "incident": incident or ""}
-    return make_request(run.settings, run.pipeline, staged, split, lineage)
+    return make_request(run.settings, run.pipeline, staged, split, lineage, run.proof)
 
 
 @step
@@ -112,24 +116,55 @@ def open_mlflow_run(run: Run, request: TrainRequest) -> str:
 
 @step
 def evaluate_model(run: Run, request: TrainRequest, result: TrainResult) -> Evaluation:
-    """Judge the challenger against the champion and a trivial baseline on the newest labelled rows."""
-    champion = Registry(run.settings).by_alias(run.pipeline.name, CHAMPION)
-    evaluation = evaluate(
-        run.settings,
-        run.pipeline.name,
-        request.staged,
-        request.split,
-        challenger_key=result.package_key,
-        champion=None if champion is None else (champion.version, champion.package_key),
-    )
-    artifacts.evaluation(run.pipeline.name, evaluation)
-    return evaluation
+    """Judge the challenger against the champion and a trivial baseline on the newest labelled rows.
+
+    What has been judged is not judged again: not by a run that goes on, and not by another with the same inputs.
+    """
+    champion = serving(run)
+    if champion is not None and champion.package_digest == result.package_digest:
+        # Promoted by this very run before it was killed: it was judged against the version before.
+        key = str(run.ledger.entries(run.pipeline.name, EVALUATED, subject=run.id)[-1].detail["evaluation"])
+        return load_evaluation(run.store.get(key))
+    key = evaluation_key(run.pipeline, request, result, champion)
+    known = run.store.find(key)
+    if known is None:
+        evaluation = evaluate(
+            run.settings,
+            run.pipeline.name,
+            request.staged,
+            request.split,
+            challenger_key=result.package_key,
+            champion=None if champion is None else (champion.version, champion.package_key),
+        )
+        artifacts.evaluation(run.pipeline.name, evaluation)
+        known = publish_evaluation(run.store, key, evaluation)
+    detail = {"evaluation": key, "champion": None if champion is None else champion.version}
+    run.ledger.decide(run.pipeline.name, EVALUATED, run.id, detail, actor=run.id)
+    return load_evaluation(known)
+
+
+def evaluation_key(pipeline: Pipeline, request: TrainRequest, result: TrainResult, champion: Version | None) -> str:
+    """A name made of all that an evaluation depends on."""
+    spec = pipeline.spec
+    inputs = {
+        "challenger": result.package_digest,
+        "champion": None if champion is None else [champion.version, champion.package_digest],
+        "data": request.staged.digest,
+        "split": request.split.as_dict(),
+        "spec": {name: getattr(spec, name).model_dump(mode="json") for name in ("data", "evaluation")},
+        "seed": spec.training.seed,
+        "pipeline_code": pipeline.code_digest,
+        "code": [request.lineage["code"], evaluation_code_digest()],
+        "lock": request.lineage["lock"],
+    }
+    return f"evaluations/{pipeline.name}/{digest_json(inputs)[:24]}"
 
 
 @step
 def register_model(run: Run, request: TrainRequest, result: TrainResult, evaluation: Evaluation) -> Version:
     """Register the package as the challenger, its verdict beside it."""
     registry = Registry(run.settings)
+    run.prove()
     challenger = {f"evaluation_{name}": value for name, value in evaluation.metrics["challenger"].items()}
     version = registry.register(
         run.store.get(result.package_key),
@@ -140,9 +175,10 @@ def register_model(run: Run, request: TrainRequest, result: TrainResult, evaluat
             "millrace.data_digest": request.staged.digest,
             "millrace.commit": str(request.lineage["commit"]),
             "millrace.incident": str(request.lineage["incident"]),
-            "millrace.flow_run": run.id,
+            "millrace.flow_run": result.trained_by or run.id,
         },
         metrics=dict(result.metrics) | challenger,
     )
+    run.prove()
     registry.set_alias(version, CHALLENGER)
     return version

@@ -7,7 +7,7 @@ that it is gone.
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import psutil
 import sqlalchemy as sa
@@ -58,36 +58,36 @@ class Heartbeats:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def begin(self, run: str, flow: str, pipeline: str) -> None:
-        """This process is run `run` from now on; an earlier process of the same run is forgotten."""
+    def begin(self, run: str, flow: str, pipeline: str) -> Heartbeat:
+        """This process is run `run` from now on; an earlier process of the same run is superseded."""
         process = psutil.Process()
+        mine = Heartbeat(run, flow, pipeline, socket.gethostname(), process.pid, process.create_time(), 0)
         with fault_point("heartbeat.begin"), self._database.write() as connection:
             connection.execute(HEARTBEATS.delete().where(HEARTBEATS.c.run == run))
-            connection.execute(
-                HEARTBEATS.insert().values(
-                    run=run,
-                    flow=flow,
-                    pipeline=pipeline,
-                    host=socket.gethostname(),
-                    pid=process.pid,
-                    started=process.create_time(),
-                    beat=0,
-                )
-            )
+            connection.execute(HEARTBEATS.insert().values(**asdict(mine)))
+        return mine
 
-    def beat(self, run: str) -> None:
-        """The run lives. Of two processes that are the same run, only the later one beats."""
-        process = psutil.Process()
-        mine = (HEARTBEATS.c.run == run) & (HEARTBEATS.c.pid == process.pid)
-        mine &= HEARTBEATS.c.host == socket.gethostname()
+    def beat(self, mine: Heartbeat) -> bool:
+        """The process of `mine` lives; False when another process is that run by now."""
         with fault_point("heartbeat.beat"), self._database.write() as connection:
-            connection.execute(HEARTBEATS.update().where(mine).values(beat=HEARTBEATS.c.beat + 1))
+            beaten = connection.execute(HEARTBEATS.update().where(_is(mine)).values(beat=HEARTBEATS.c.beat + 1))
+        return bool(beaten.rowcount)
 
-    def end(self, run: str) -> None:
-        """The run has ended, or is known to be dead."""
+    def end(self, heartbeat: Heartbeat) -> None:
+        """The process of `heartbeat` has ended, or is known to be dead; another process of the same run is not meant."""
         with fault_point("heartbeat.end"), self._database.write() as connection:
-            connection.execute(HEARTBEATS.delete().where(HEARTBEATS.c.run == run))
+            connection.execute(HEARTBEATS.delete().where(_is(heartbeat)))
 
     def all(self) -> list[Heartbeat]:
         with self._database.read() as connection:
             return [Heartbeat(**row._mapping) for row in connection.execute(sa.select(HEARTBEATS))]
+
+
+def _is(heartbeat: Heartbeat) -> sa.ColumnElement[bool]:
+    columns = HEARTBEATS.c
+    return sa.and_(
+        columns.run == heartbeat.run,
+        columns.host == heartbeat.host,
+        columns.pid == heartbeat.pid,
+        columns.started == heartbeat.started,
+    )

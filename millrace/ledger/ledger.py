@@ -129,6 +129,15 @@ class Ledger:
         """
         return self.newest(pipeline, SERVING, until=at)
 
+    def all_serving(self) -> list[Entry]:
+        """For each pipeline that serves a version, the entry by which it does."""
+        newest = (
+            sa.select(sa.func.max(ENTRIES.c.sequence)).where(ENTRIES.c.kind == SERVING).group_by(ENTRIES.c.pipeline)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(ENTRIES.select().where(ENTRIES.c.sequence.in_(newest)))
+            return [journal.entry_of(row) for row in rows]
+
     def entry(self, sequence: int) -> Entry | None:
         """The entry with this number, or None."""
         with self._database.read() as connection:

@@ -7,14 +7,17 @@ docs/decisions/0003-serving.md: `prepare` and `activate` bring it to the running
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from millrace.errors import MillraceError
+from millrace.errors import FencedError, MillraceError
 from millrace.pipeline import load_pipeline
 from millrace.storage import ObjectStore
 from ray_jobs.serve.service import PredictionService
 from ray_jobs.serve.versions import Target
+
+_log = logging.getLogger(__name__)
 
 
 class Replica:
@@ -30,7 +33,11 @@ class Replica:
 
     async def reconfigure(self, user_config: Mapping[str, str]) -> None:
         """Called by Serve before a new replica takes requests, and after every change of `user_config`."""
-        await self._service.load(Target.from_config(user_config))
+        try:
+            await self._service.load(Target.from_config(user_config))
+        except FencedError as error:
+            # A zombie wrote it. Raised on, it would stop this replica; the reconciler puts the configuration right.
+            _log.warning("%s", error)
 
     async def prepare(self, target: Mapping[str, str]) -> MillraceError | None:
         """Load `target` beside the version that answers; the error, if it cannot be served."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,16 @@ class _State:
     wanted: int
 
 
-def deploy(settings: Settings, pipeline_name: str, version: str, package_key: str, package_digest: str) -> Deployed:
-    """Serve `version` of the pipeline; on any error the version that served before still does.
+def deploy(
+    settings: Settings, pipeline_name: str, target: Target, prove: Callable[[], None] = lambda: None
+) -> Deployed:
+    """Serve `target` of the pipeline; on any error the version that served before still does.
 
-    Calling it again for the version that serves changes nothing.
+    Calling it again for the version that serves changes nothing. `prove` is called before each change and raises when
+    whoever calls this may no longer make it.
 
     Raises:
+        FencedError: a replica was told of a later token than the target's.
         ArtifactError: the package is absent.
         DigestError: it is another package than was registered, or damaged.
         PackageError: it does not answer as its trainer did, or its replicas do not start.
@@ -61,18 +66,21 @@ def deploy(settings: Settings, pipeline_name: str, version: str, package_key: st
     """
     started = time.perf_counter()
     pipeline = load_pipeline(pipeline_name, settings.pipelines)
-    target = Target(version, package_key, package_digest)
-    package = ObjectStore(settings.objects).get(package_key)
-    if package.digest != package_digest:
+    package = ObjectStore(settings.objects).get(target.package_key)
+    if package.digest != target.package_digest:
         raise other_package(target, package.digest)
     client = _client()
     state = _state(client, pipeline_name)
     code = _code_version(pipeline, settings)
     if state is None or not _is_current(state, target, code, pipeline):
         if state is not None and state.running and state.code == code:
+            prove()
             _switch(pipeline_name, target)
+        prove()
         _run(settings, pipeline, target, code, previous=state.target if state else None)
-    return _deployed(settings, pipeline_name, version, time.perf_counter() - started, pipeline.spec.serving.replicas)
+    return _deployed(
+        settings, pipeline_name, target.version, time.perf_counter() - started, pipeline.spec.serving.replicas
+    )
 
 
 def serving(settings: Settings, pipeline_name: str) -> Deployed | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from millrace.errors import DataError, ServiceError
+from millrace.errors import DataError, FencedError, ServiceError
 from millrace.inference_log import (
     answer_record,
     answers_header,
@@ -67,6 +67,7 @@ class PredictionService:
         self._loading = asyncio.Lock()
         self._prepared: LoadedVersion | None = None
         self._serving: _Serving | None = None
+        self._newest_token = 0
         self._routes = {
             "/predict": ("POST", self._predict),
             "/outcomes": ("POST", self._outcomes),
@@ -86,8 +87,20 @@ class PredictionService:
         return self._serving.version.target if self._serving else None
 
     async def prepare(self, target: Target) -> None:
-        """Load `target` beside the version that answers, without serving it yet; errors as in `load_version`."""
+        """Load `target` beside the version that answers, without serving it yet; errors as in `load_version`.
+
+        Raises:
+            FencedError: a later token was shown already: who asks no longer decides what serves.
+        """
         async with self._loading:
+            if target.token < self._newest_token:
+                raise FencedError(
+                    f"version {target.version} is not served: a later run decides",
+                    got=f"token {target.token}",
+                    allowed=f"{self._newest_token} or later",
+                    next="nothing: the later run's version serves",
+                )
+            self._newest_token = target.token
             if target not in (self.target, self._prepared and self._prepared.target):
                 self._prepared = await asyncio.to_thread(load_version, target, self._store, self.pipeline)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -21,18 +21,22 @@ _WARM_ROWS = (1, 2, 16, 256)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which version is to be served; as a dict it is the deployment's `user_config`."""
+    """Which version is to be served, and the token of who says so; as a dict it is the deployment's `user_config`.
+
+    The token is no part of what is served: two targets of the same package are equal.
+    """
 
     version: str
     package_key: str
     package_digest: str
+    token: int = field(default=0, compare=False)
 
     @classmethod
     def from_config(cls, config: Mapping[str, str]) -> Self:
-        return cls(config["version"], config["package_key"], config["package_digest"])
+        return cls(config["version"], config["package_key"], config["package_digest"], int(config.get("token", "0")))
 
     def as_config(self) -> dict[str, str]:
-        return asdict(self)
+        return {name: str(value) for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)

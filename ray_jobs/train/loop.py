@@ -26,6 +26,8 @@ _PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Report = Callable[[Mapping[str, float]], None]
 Wrap = Callable[[torch.nn.Module], torch.nn.Module]
+#: Raises when this run may no longer publish.
+Prove = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def fit(
     store: ObjectStore,
     checkpoint_prefix: str,
     report: Report,
+    prove: Prove = lambda: None,
     wrap: Wrap = lambda module: module,
 ) -> Fitted:
     """Fit the pipeline's module until the validation loss stops falling.
@@ -72,6 +75,7 @@ def fit(
 
     Raises:
         TrainingError: the loss is not finite.
+        FencedError: `prove` says that this run may no longer publish a checkpoint.
     """
     spec = pipeline.spec.training
     torch.manual_seed(spec.seed)
@@ -124,6 +128,7 @@ def fit(
         position.history.append(metrics)
         due = position.epoch % spec.checkpoint_every_epochs == 0 or position.epoch == spec.epochs
         if rank.rank == 0 and due:
+            prove()
             checkpoint.save(store, checkpoint_prefix, position, module, optimizer, best)
         report(metrics)
     return Fitted(best, position)

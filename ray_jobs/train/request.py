@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from millrace.dataset import StagedSet
+from millrace.ledger import Ledger, Token
 from millrace.pipeline import Pipeline
 from millrace.settings import Settings
 from millrace.storage import digest_json
@@ -42,7 +43,10 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class TrainRequest:
-    """One training run. Its key names every input, so the same request is the same run."""
+    """One training run. Its key names every input, so the same request is the same run.
+
+    `token` proves that who asks holds the pipeline's training slot; without it nothing is published.
+    """
 
     settings: Settings
     pipeline_name: str
@@ -50,6 +54,15 @@ class TrainRequest:
     staged: StagedSet
     split: Split
     lineage: Mapping[str, Any]
+    token: Token
+
+    def prove(self) -> None:
+        """Prove, before something is published, that the run still holds the slot.
+
+        Raises:
+            FencedError: it does not.
+        """
+        Ledger(self.settings.ledger).slots.require(self.token)
 
     @property
     def package_key(self) -> str:
@@ -62,17 +75,17 @@ class TrainRequest:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """The package that a run made. `cached` says that an identical run had made it before."""
+    """The package that a run made, and the flow run that made it; `seconds` is 0 when it was there before."""
 
     package_key: str
     package_digest: str
     metrics: Mapping[str, float]
     seconds: float
-    cached: bool
+    trained_by: str
 
 
 def make_request(
-    settings: Settings, pipeline: Pipeline, staged: StagedSet, split: Split, lineage: Mapping[str, Any]
+    settings: Settings, pipeline: Pipeline, staged: StagedSet, split: Split, lineage: Mapping[str, Any], token: Token
 ) -> TrainRequest:
     """The request whose key is made of data, spec sections, code and lock file.
 
@@ -87,4 +100,4 @@ def make_request(
         "code": lineage["code"],
         "lock": lineage["lock"],
     }
-    return TrainRequest(settings, pipeline.name, digest_json(inputs)[:24], staged, split, lineage)
+    return TrainRequest(settings, pipeline.name, digest_json(inputs)[:24], staged, split, lineage, token)

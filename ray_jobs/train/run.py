@@ -17,7 +17,7 @@ from ray_jobs.train.request import TrainRequest, TrainResult
 def find_result(request: TrainRequest) -> TrainResult | None:
     """The result of an identical earlier request, or None."""
     package = object_store(request.settings).find(request.package_key)
-    return None if package is None else _result(package, seconds=0.0, cached=True)
+    return None if package is None else _result(package, seconds=0.0)
 
 
 def train(request: TrainRequest, pipeline: Pipeline, callbacks: Sequence[Any] = ()) -> TrainResult:
@@ -77,5 +77,6 @@ def _training_error(request: TrainRequest, max_failures: int, error: Exception) 
     )
 
 
-def _result(package: Artifact, *, seconds: float, cached: bool = False) -> TrainResult:
-    return TrainResult(package.key, package.digest, dict(package.summary["metrics"]), seconds, cached)
+def _result(package: Artifact, *, seconds: float) -> TrainResult:
+    trained_by = str(package.lineage.get("flow_run", ""))
+    return TrainResult(package.key, package.digest, dict(package.summary["metrics"]), seconds, trained_by)

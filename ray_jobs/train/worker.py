@@ -42,6 +42,7 @@ def train_worker(config: dict[str, Any]) -> None:
         store=store,
         checkpoint_prefix=request.checkpoint_prefix,
         report=lambda metrics: ray.train.report(dict(metrics)),
+        prove=request.prove,
         wrap=prepare_model if rank.world_size > 1 or rank.device.type != "cpu" else lambda module: module,
     )
     if rank.rank == 0:
@@ -76,13 +77,14 @@ def _publish(
         metrics=metrics,
         lineage=lineage,
     )
+    request.prove()
     publish_package(
         object_store(request.settings),
         request.package_key,
         predictor=predictor,
         reference=reference,
         card=card,
-        lineage=lineage | {"history": fitted.position.history},
+        lineage=lineage | {"history": fitted.position.history, "flow_run": request.token.holder},
         metrics=metrics,
     )
 

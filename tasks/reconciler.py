@@ -1,0 +1,79 @@
+"""Closes every gap between the ledger and the world: `python -m tasks.reconciler`, or `millrace reconcile`.
+
+It does nothing that somebody else should not have done already: it answers incidents whose event was lost, has flow
+runs go on whose process is gone, and has the version serve that the ledger names. All of it may be done twice without
+harm, so it may be killed anywhere, and two of them may run.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from millrace import logs
+from millrace.errors import MillraceError
+from millrace.ledger import Ledger
+from millrace.logs import get_logger
+from millrace.settings import Settings, load_settings
+from tasks.responses import start_training
+from tasks.reviving import Reviver
+from tasks.serving_watch import ServingWatch
+
+TICK_SECONDS = 1.0
+#: An incident that its event has not brought an answer to for so long is answered from here.
+EVENT_SECONDS = 5.0
+
+_MOST_AT_ONCE = 100
+
+
+@dataclass
+class Responder:
+    """Answers incidents that nobody has answered."""
+
+    settings: Settings
+    ledger: Ledger
+    clock: Callable[[], float] = time.monotonic
+    _since: dict[str, float] = field(default_factory=dict)
+
+    def tick(self) -> None:
+        unanswered = self.ledger.outbox.unanswered()
+        keys = {incident.key for incident in unanswered}
+        self._since = {key: since for key, since in self._since.items() if key in keys}
+        due = [
+            incident
+            for incident in unanswered
+            if self.clock() - self._since.setdefault(incident.key, self.clock()) >= EVENT_SECONDS
+        ]
+        for incident in due[:_MOST_AT_ONCE]:
+            start_training(self.settings, self.ledger, incident)
+
+
+def run(settings: Settings, stopped: threading.Event) -> None:
+    """Reconcile every second until `stopped`; what fails is logged and tried again."""
+    ledger = Ledger(settings.ledger)
+    parts: list[Any] = [Responder(settings, ledger), Reviver(settings, ledger), ServingWatch(settings, ledger)]
+    while not stopped.wait(TICK_SECONDS):
+        for part in parts:
+            try:
+                part.tick()
+            except MillraceError as error:
+                get_logger().warning("will be tried again", part=type(part).__name__, error=str(error))
+
+
+def main() -> None:
+    """The process: ends on SIGTERM or SIGINT."""
+    settings = load_settings()
+    logs.configure(settings.log_level, json_lines=settings.log_json)
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    get_logger().info("reconciling")
+    run(settings, stopped)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Finding flow runs whose process is gone, and having them go on: under their own id, each step finding what is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from millrace.errors import UnknownNameError
+from millrace.ledger import Fact, Heartbeat, Ledger
+from millrace.logs import get_logger
+from millrace.settings import Settings
+from tasks.prefect_api import FlowState, flow_runs, flow_state, mark_crashed, retry
+from tasks.run_kinds import ABANDONED, LOCAL, RESUMED
+
+#: Seconds without a beat after which a run is dead; longer where its process is seen to live: it may be stopped.
+SILENT_SECONDS = 4.0
+STUCK_SECONDS = 30.0
+#: Seconds after which a run is dead that Prefect holds for started, and that has never had a heartbeat.
+UNBORN_SECONDS = {"RUNNING": 5.0, "PENDING": 20.0, "CRASHED": 0.0}
+#: How often a run may go on before it is given up: what kills it each time will kill it again.
+MAX_LIVES = 10
+
+_CRASHED_LATELY = timedelta(hours=1)
+
+
+@dataclass
+class Reviver:
+    """Judges by what it has seen itself, on its own clock: the hosts' clocks may differ."""
+
+    settings: Settings
+    ledger: Ledger
+    clock: Callable[[], float] = time.monotonic
+    _beats: dict[tuple[str, int, float], tuple[int, float]] = field(default_factory=dict)
+    _unborn: dict[str, float] = field(default_factory=dict)
+
+    def tick(self) -> None:
+        """Find the dead, and have each go on or give it up."""
+        heartbeats = self.ledger.heartbeats.all()
+        for heartbeat in self._silent(heartbeats):
+            self._see_to(heartbeat.run, heartbeat.pipeline, heartbeat)
+        alive = {heartbeat.run for heartbeat in heartbeats}
+        for run in self._never_born(alive):
+            self._see_to(run, self._pipeline_of(run), None)
+
+    def _silent(self, heartbeats: list[Heartbeat]) -> list[Heartbeat]:
+        now, silent, seen = self.clock(), [], {}
+        for heartbeat in heartbeats:
+            process = (heartbeat.run, heartbeat.pid, heartbeat.started)
+            beat, since = self._beats.get(process, (heartbeat.beat, now))
+            seen[process] = (heartbeat.beat, since if beat == heartbeat.beat else now)
+            patience = STUCK_SECONDS if heartbeat.is_seen_alive else SILENT_SECONDS
+            if heartbeat.is_gone or now - seen[process][1] >= patience:
+                silent.append(heartbeat)
+        self._beats = seen
+        return silent
+
+    def _never_born(self, alive: set[str]) -> list[str]:
+        now = self.clock()
+        found = flow_runs(self.settings, ["RUNNING", "PENDING"])
+        found += flow_runs(self.settings, ["CRASHED"], datetime.now(UTC) - _CRASHED_LATELY)
+        waiting = {run.id: UNBORN_SECONDS[run.state] for run in found if run.id not in alive}
+        self._unborn = {run: self._unborn.get(run, now) for run in waiting}
+        return [run for run, since in self._unborn.items() if now - since >= waiting[run]]
+
+    def _see_to(self, run: str, pipeline: str, heartbeat: Heartbeat | None) -> None:
+        if self.ledger.entries(None, ABANDONED, subject=run):
+            self._forget(run, heartbeat)
+            return
+        state = self._state(run)
+        if state is None or not state.has_deployment:
+            self._abandon(run, pipeline, heartbeat, state, "nobody can start it again: it belongs to no deployment")
+        elif state.state in ("RUNNING", "PENDING", "CRASHED"):
+            lives = len(self.ledger.entries(None, RESUMED, subject=run))
+            if lives >= MAX_LIVES:
+                self._abandon(run, pipeline, heartbeat, state, f"its process was lost {lives + 1} times")
+            else:
+                self._go_on(run, pipeline, heartbeat, lives)
+        elif state.state != "SCHEDULED":
+            # It ended, or a person cancelled it, while its process was lost.
+            self._forget(run, heartbeat)
+
+    def _state(self, run: str) -> FlowState | None:
+        if run.startswith(LOCAL):
+            return None
+        try:
+            return flow_state(self.settings, run)
+        except UnknownNameError:
+            return None
+
+    def _go_on(self, run: str, pipeline: str, heartbeat: Heartbeat | None, lives: int) -> None:
+        get_logger().warning("a flow run lost its process: it goes on", run=run, pipeline=pipeline, lives=lives + 1)
+        self.ledger.append(Fact(pipeline, RESUMED, run, {"life": lives + 2}, once=f"{run}:{lives + 2}"))
+        self._forget(run, heartbeat)
+        retry(self.settings, run)
+
+    def _abandon(self, run: str, pipeline: str, heartbeat: Heartbeat | None, state: FlowState | None, why: str) -> None:
+        get_logger().error("a flow run is given up", run=run, pipeline=pipeline, why=why)
+        self.ledger.append(Fact(pipeline, ABANDONED, run, {"why": why}, once=run))
+        for incident in self.ledger.outbox.of(pipeline):
+            if incident.response == run and incident.outcome is None:
+                self.ledger.outbox.close(incident.key, "failed")
+        self._forget(run, heartbeat)
+        if state is not None and not state.is_final:
+            mark_crashed(self.settings, run, why)
+
+    def _forget(self, run: str, heartbeat: Heartbeat | None) -> None:
+        if heartbeat is not None:
+            self.ledger.heartbeats.end(heartbeat)
+        self._unborn.pop(run, None)
+
+    def _pipeline_of(self, run: str) -> str:
+        started = self.ledger.entries(None, "run_started", subject=run)
+        return started[0].pipeline if started else ""
