@@ -24,6 +24,8 @@ from tasks.reviving import Reviver
 from tasks.serving_watch import ServingWatch
 
 TICK_SECONDS = 1.0
+#: Below the state folder's `run`: touched at each tick, for whoever asks whether the reconciler lives.
+TICK = "reconciler.tick"
 #: An incident that its event has not brought an answer to for so long is answered from here.
 EVENT_SECONDS = 5.0
 
@@ -56,7 +58,10 @@ def run(settings: Settings, stopped: threading.Event) -> None:
     """Reconcile every second until `stopped`; what fails is logged and tried again."""
     ledger = Ledger(settings.ledger)
     parts: list[Any] = [Responder(settings, ledger), Reviver(settings, ledger), ServingWatch(settings, ledger)]
+    tick = settings.state / "run" / TICK
+    tick.parent.mkdir(parents=True, exist_ok=True)
     while not stopped.wait(TICK_SECONDS):
+        tick.touch()
         for part in parts:
             try:
                 part.tick()

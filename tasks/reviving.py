@@ -1,4 +1,4 @@
-"""Finding flow runs whose process is gone, and having them go on: under their own id, each step finding what is done."""
+"""Finding flow runs whose process is gone, and having them go on: under their own id, steps finding what is done."""
 
 from __future__ import annotations
 

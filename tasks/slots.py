@@ -53,7 +53,7 @@ def _take(run: Run, slot: Slot) -> Token:
 
 
 def is_over(settings: Settings, ledger: Ledger, pipeline: str, run: str) -> bool:
-    """Whether a run that holds a slot will never go on. A crashed one will: the reconciler sees to it, or gives it up."""
+    """Whether a run that holds a slot will never go on. A crashed one will: the reconciler sees to that."""
     if ledger.entries(pipeline, ABANDONED, subject=run):
         return True
     heartbeat = next((beat for beat in ledger.heartbeats.all() if beat.run == run), None)

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +24,8 @@ from millrace.storage import digest_bytes
 _MIN_LOGICAL_CPUS = 6
 _OBJECT_STORE_BYTES = 512 * 1024 * 1024
 _CHILD_PATIENCE_S = 90
+# It ticks once a second; a service that it asks may take a while to say that it is away.
+_TICK_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,27 @@ def worker(settings: Settings, layout: Layout, created: float | None) -> Part:
         # Flow runs start here, so entry points in prefect.yaml may be relative to the repository.
         cwd=pipelines_parent if pipelines_parent.is_dir() else settings.state,
     )  # fmt: skip
+
+
+def reconciler(settings: Settings, layout: Layout, created: float | None) -> Part:
+    """What closes every gap between ledger and world; ready once the process that started at `created` has ticked."""
+    tick = layout.run / "reconciler.tick"
+
+    def ready() -> bool:
+        if created is None or not tick.exists():
+            return False
+        ticked = tick.stat().st_mtime
+        return ticked >= created and time.time() - ticked < _TICK_PATIENCE_S
+
+    return Part(
+        name="reconciler",
+        address=settings.prefect_url,
+        local=_is_local(settings.prefect_url),
+        command=(sys.executable, "-m", "tasks.reconciler"),
+        extra={},
+        ready=ready,
+        cwd=layout.state,
+    )
 
 
 def mlflow_variables(layout: Layout) -> dict[str, str]:

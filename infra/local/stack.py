@@ -66,24 +66,24 @@ def up(settings: Settings, on_event: OnEvent) -> StackStatus:
 def _missing(settings: Settings, layout: Layout, on_event: OnEvent) -> list[str]:
     with ThreadPoolExecutor(len(NAMES)) as pool:
         found = list(pool.map(lambda name: _settled(settings, layout, name), NAMES))
-    stale = _stale_worker(settings, layout)
+    stale = {name for name in ("worker", "reconciler") if _is_stale(settings, layout, name)}
     for part in found:
-        if part.name == "worker" and stale:
-            on_event("worker", "the settings have changed: starting it again", None)
+        if part.name in stale:
+            on_event(part.name, "the settings have changed: starting it again", None)
         elif part.ready:
             on_event(part.name, f"already running ({part.address})", None)
         elif part.detail.startswith("on another machine"):
             raise ServiceError(
                 f"{part.name} at {part.address} does not answer", next="start it there, or correct its URL"
             )
-    missing = [part.name for part in found if not part.ready or (part.name == "worker" and stale)]
+    missing = [part.name for part in found if not part.ready or part.name in stale]
     # Serve lives inside Ray.
     return [name for name in NAMES if name in missing or (name == "serve" and "ray" in missing)]
 
 
-def _stale_worker(settings: Settings, layout: Layout) -> bool:
-    """Whether the worker was started with other settings: its flow runs would look elsewhere than this command."""
-    record = read_record(layout.run, "worker")
+def _is_stale(settings: Settings, layout: Layout, name: str) -> bool:
+    """Whether the part was started with other settings: it would look elsewhere than this command."""
+    record = read_record(layout.run, name)
     return record is not None and record.settings != settings_digest(settings.environment())
 
 
@@ -119,6 +119,8 @@ def down(settings: Settings, on_event: OnEvent) -> None:
         running = [name for name in NAMES if members(layout.state, name, read_record(layout.run, name))]
         if not running:
             on_event("stack", "not running", None)
+        # The reconciler first: what is stopped from here on is meant to be.
+        _stop_part(layout, "reconciler", 5.0, on_event)
         _stop_part(layout, "worker", 5.0, on_event)
         if "ray" in running:
             _shut_serve_down(settings, layout, on_event)

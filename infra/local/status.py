@@ -13,7 +13,7 @@ from infra.local.ports import Holder, holder
 from infra.local.processes import Record, members, read_record
 from millrace.settings import Settings
 
-NAMES = ("prefect", "worker", "mlflow", "ray", "serve")
+NAMES = ("prefect", "worker", "mlflow", "ray", "serve", "reconciler")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class PartStatus:
 
 @dataclass(frozen=True)
 class StackStatus:
-    """All parts as they are now, in the order prefect, worker, mlflow, ray, serve."""
+    """All parts as they are now, in the order prefect, worker, mlflow, ray, serve, reconciler."""
 
     parts: tuple[PartStatus, ...]
 
@@ -57,6 +57,9 @@ def build(settings: Settings, layout: Layout, name: str) -> Part:
     if name == "worker":
         record = read_record(layout.run, "worker")
         return parts.worker(settings, layout, record.created if record else None)
+    if name == "reconciler":
+        record = read_record(layout.run, "reconciler")
+        return parts.reconciler(settings, layout, record.created if record else None)
     if name == "mlflow":
         return parts.mlflow(settings, layout)
     if name == "ray":

@@ -74,7 +74,7 @@ class Heartbeats:
         return bool(beaten.rowcount)
 
     def end(self, heartbeat: Heartbeat) -> None:
-        """The process of `heartbeat` has ended, or is known to be dead; another process of the same run is not meant."""
+        """The process of `heartbeat` has ended, or is known to be dead; a later process of the run is not meant."""
         with fault_point("heartbeat.end"), self._database.write() as connection:
             connection.execute(HEARTBEATS.delete().where(_is(heartbeat)))
 

@@ -1,8 +1,9 @@
 """Fencing: a pipeline has a slot for training and one for what it serves; whoever changes either holds its slot.
 
 A token proves it: the sequence number of the entry by which the slot was taken, so a later holder's is higher. A run
-that was killed and goes on takes the slot again and gets a new token: what it was before, should it still live somewhere
-(a zombie), can publish nothing. Where a decision is an entry of the ledger, proof and entry are one transaction.
+that was killed and goes on takes the slot again and gets a new token: what it was before, should it still live
+somewhere (a zombie), can publish nothing. Where a decision is an entry of the ledger, proof and entry are one
+transaction.
 """
 
 from __future__ import annotations
