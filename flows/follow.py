@@ -13,8 +13,11 @@ from millrace.ledger import Ledger
 from millrace.pipeline import load_pipeline
 from millrace.settings import Settings
 from tasks.prefect_api import FlowState, error_of, flow_state, submit, task_states
+from tasks.run_kinds import ABANDONED
 
-_POLL_SECONDS = 0.3
+_POLL_SECONDS = 0.2
+# The reconciler finds a dead run within 5 s and has it go on within 15 s.
+_REVIVAL_SECONDS = 20.0
 
 
 def run_training(settings: Settings, name: str, as_of: datetime | None) -> dict[str, Any]:
@@ -66,6 +69,7 @@ def _run(settings: Settings, name: str, deployment: str, parameters: dict[str, A
 def follow(settings: Settings, flow_run: str, progress: Progress) -> FlowState:
     """Print each task run as it ends, until the flow run has ended; its last state."""
     told: set[str] = set()
+    crashed: float | None = None
     with progress.spinner("waiting for the worker"):
         while True:
             state = flow_state(settings, flow_run)
@@ -76,9 +80,20 @@ def follow(settings: Settings, flow_run: str, progress: Progress) -> FlowState:
                     told.add(task.id)
                     failed = task.state == "FAILED"
                     progress.line("", task.name.replace("_", " "), task.seconds, "red" if failed else "")
-            if state.is_final:
+            if state.state != "CRASHED":
+                crashed = None
+            elif crashed is None:
+                crashed = time.monotonic()
+            if state.is_final and not (crashed and _goes_on(settings, flow_run, crashed)):
                 return state
             time.sleep(_POLL_SECONDS)
+
+
+def _goes_on(settings: Settings, flow_run: str, crashed: float) -> bool:
+    """Whether a run that crashed at `crashed` (monotonic) may still go on: the reconciler has not given it up."""
+    if Ledger(settings.ledger).entries(None, ABANDONED, subject=flow_run):
+        return False
+    return time.monotonic() - crashed < _REVIVAL_SECONDS
 
 
 def wait_for_response(settings: Settings, incident: str, seconds: float) -> str:

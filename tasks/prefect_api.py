@@ -105,6 +105,12 @@ def mark_crashed(settings: Settings, flow_run: str, message: str) -> None:
     _ask(settings, "POST", f"/flow_runs/{flow_run}/set_state", {"state": state, "force": True}, missing=flow_run)
 
 
+def mark_running(settings: Settings, flow_run: str) -> None:
+    """Say of a flow run that was reported as crashed that it lives."""
+    state = {"type": "RUNNING", "name": "Running", "message": "it goes on"}
+    _ask(settings, "POST", f"/flow_runs/{flow_run}/set_state", {"state": state, "force": True}, missing=flow_run)
+
+
 def flow_runs(settings: Settings, states: Sequence[str], ended_after: datetime | None = None) -> list[FlowRun]:
     """Runs of Millrace's deployments that are in one of `states` (RUNNING, PENDING, CRASHED, …)."""
     wanted: dict[str, Any] = {"state": {"type": {"any_": list(states)}}}

@@ -11,7 +11,7 @@ from millrace.errors import UnknownNameError
 from millrace.ledger import Fact, Heartbeat, Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings
-from tasks.prefect_api import FlowState, flow_runs, flow_state, mark_crashed, retry
+from tasks.prefect_api import FlowRun, FlowState, flow_runs, flow_state, mark_crashed, mark_running, retry
 from tasks.run_kinds import ABANDONED, LOCAL, RESUMED
 
 #: Seconds without a beat after which a run is dead; longer where its process is seen to live: it may be stopped.
@@ -19,6 +19,8 @@ SILENT_SECONDS = 4.0
 STUCK_SECONDS = 30.0
 #: Seconds after which a run is dead that Prefect holds for started, and that has never had a heartbeat.
 UNBORN_SECONDS = {"RUNNING": 5.0, "PENDING": 20.0, "CRASHED": 0.0}
+#: Seconds that a worker is given to report the end of a process itself: said after the run goes on, it would mislead.
+REPORT_SECONDS = 1.5
 #: How often a run may go on before it is given up: what kills it each time will kill it again.
 MAX_LIVES = 10
 
@@ -34,15 +36,22 @@ class Reviver:
     clock: Callable[[], float] = time.monotonic
     _beats: dict[tuple[str, int, float], tuple[int, float]] = field(default_factory=dict)
     _unborn: dict[str, float] = field(default_factory=dict)
+    _noticed: dict[str, float] = field(default_factory=dict)
 
     def tick(self) -> None:
         """Find the dead, and have each go on or give it up."""
         heartbeats = self.ledger.heartbeats.all()
-        for heartbeat in self._silent(heartbeats):
+        silent = self._silent(heartbeats)
+        self._noticed = {beat.run: self._noticed.get(beat.run, self.clock()) for beat in silent}
+        for heartbeat in silent:
             self._see_to(heartbeat.run, heartbeat.pipeline, heartbeat)
-        alive = {heartbeat.run for heartbeat in heartbeats}
-        for run in self._never_born(alive):
+        born = {heartbeat.run for heartbeat in heartbeats}
+        crashed = flow_runs(self.settings, ["CRASHED"], datetime.now(UTC) - _CRASHED_LATELY)
+        for run in self._never_born(crashed, born):
             self._see_to(run, self._pipeline_of(run), None)
+        for run in {run.id for run in crashed} & (born - set(self._noticed)):
+            # The late report of a process that another one has followed.
+            mark_running(self.settings, run)
 
     def _silent(self, heartbeats: list[Heartbeat]) -> list[Heartbeat]:
         now, silent, seen = self.clock(), [], {}
@@ -56,11 +65,10 @@ class Reviver:
         self._beats = seen
         return silent
 
-    def _never_born(self, alive: set[str]) -> list[str]:
+    def _never_born(self, crashed: list[FlowRun], born: set[str]) -> list[str]:
         now = self.clock()
-        found = flow_runs(self.settings, ["RUNNING", "PENDING"])
-        found += flow_runs(self.settings, ["CRASHED"], datetime.now(UTC) - _CRASHED_LATELY)
-        waiting = {run.id: UNBORN_SECONDS[run.state] for run in found if run.id not in alive}
+        found = [*flow_runs(self.settings, ["RUNNING", "PENDING"]), *crashed]
+        waiting = {run.id: UNBORN_SECONDS[run.state] for run in found if run.id not in born}
         self._unborn = {run: self._unborn.get(run, now) for run in waiting}
         return [run for run, since in self._unborn.items() if now - since >= waiting[run]]
 
@@ -72,6 +80,9 @@ class Reviver:
         if state is None or not state.has_deployment:
             self._abandon(run, pipeline, heartbeat, state, "nobody can start it again: it belongs to no deployment")
         elif state.state in ("RUNNING", "PENDING", "CRASHED"):
+            noticed = self._noticed.get(run, float("-inf"))
+            if state.state != "CRASHED" and self.clock() - noticed < REPORT_SECONDS:
+                return
             lives = len(self.ledger.entries(None, RESUMED, subject=run))
             if lives >= MAX_LIVES:
                 self._abandon(run, pipeline, heartbeat, state, f"its process was lost {lives + 1} times")
