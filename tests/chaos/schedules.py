@@ -17,7 +17,7 @@ from tests.chaos.world import World, differences
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One schedule: a part of the pipeline's life, and what strikes in it. `seed` decides what else is left to chance."""
+    """One schedule: a part of the pipeline's life, and what strikes in it; `seed` decides what is left to chance."""
 
     part: str
     faults: tuple[Fault, ...]

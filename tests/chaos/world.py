@@ -1,4 +1,4 @@
-"""One world: a pipeline whose meaning turns around, a ledger, objects, and the systems outside; and what is compared."""
+"""One world: a pipeline whose meaning turns around, a ledger, objects, the systems outside; and what is compared."""
 
 from __future__ import annotations
 
