@@ -170,16 +170,14 @@ def _start(world: World, run: str, schedule: Schedule, *, reports: bool) -> list
 
 
 def _end_of(child: int, schedule: Schedule) -> int | None:
-    """How the child ended; None when it was frozen instead, where a `hold` has struck in it."""
-    held = [
-        index for index, fault in enumerate(schedule.faults) if fault.action == "hold" and not schedule.struck(index)
-    ]
+    """How the child ended; None when a fault holds it instead."""
+    holds = [number for number, fault in enumerate(schedule.faults) if fault.action == "hold"]
+    waiting = [number for number in holds if not schedule.struck(number)]
     while True:
-        ended, status = os.waitpid(child, os.WNOHANG if held else 0)
+        ended, status = os.waitpid(child, os.WNOHANG if waiting else 0)
         if ended:
             return status
-        if any(schedule.struck(index) for index in held):
-            os.kill(child, signal.SIGSTOP)
+        if any(schedule.struck(number) for number in waiting):
             return None
         time.sleep(0.002)
 
