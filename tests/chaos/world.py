@@ -113,7 +113,12 @@ class World:
         served = state["serve"].get(PIPELINE, {})
         return {
             "aliases": model["aliases"],
-            "versions": [(v["version"], v["tags"]["millrace.package_digest"]) for v in model["versions"]],
+            # A zombie may leave a version behind that the ledger knows nothing of: MLflow has no compare-and-set.
+            "versions": [
+                (v["version"], v["tags"]["millrace.package_digest"])
+                for v in model["versions"]
+                if ledger.entries(PIPELINE, "registered", subject=v["version"])
+            ],
             "mlflow_runs": {key: _without_speed(run) for key, run in state["mlflow"]["runs"].items()},
             "served": (served.get("version"), served.get("digest")),
             "moves": served.get("moves", []),
