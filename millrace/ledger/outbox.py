@@ -91,11 +91,12 @@ class Outbox:
 
     def unanswered(self, pipeline: str | None = None) -> list[Incident]:
         """Incidents that nobody has answered, of one pipeline or of all, oldest first."""
-        query = ENTRIES.select().join(UNANSWERED, ENTRIES.c.sequence == UNANSWERED.c.sequence)
+        waiting = sa.select(UNANSWERED.c.sequence)
         if pipeline is not None:
-            query = query.where(UNANSWERED.c.pipeline == pipeline)
+            waiting = waiting.where(UNANSWERED.c.pipeline == pipeline)
+        query = ENTRIES.select().where(ENTRIES.c.sequence.in_(waiting)).order_by(ENTRIES.c.sequence)
         with self._database.read() as connection:
-            return [_incident(entry) for entry in entries_of(connection.execute(query.order_by(ENTRIES.c.sequence)))]
+            return [_incident(entry) for entry in entries_of(connection.execute(query))]
 
     def answer(self, key: str, response: str) -> str:
         """Record that `response` (a flow run's id) answers the incident; the first answer stays. Returns it.
