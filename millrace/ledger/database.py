@@ -90,8 +90,12 @@ class Database:
     def _ready(self) -> sa.Engine:
         if self._engine is None:
             engine = self._open()
-            if _schema(engine) != HEAD:
-                self._migrate(engine)
+            try:
+                if _schema(engine) != HEAD:
+                    self._migrate(engine)
+            except BaseException:
+                engine.dispose()
+                raise
             self._engine = engine
         return self._engine
 
