@@ -112,7 +112,7 @@ INSERTED = (
         (["UPDATE entries SET detail = 'no json' WHERE sequence = 2"], 2),
         (["DELETE FROM entries WHERE sequence = 3"], 3),
         (["DELETE FROM entries WHERE sequence = 1"], 1),
-        (["DELETE FROM entries WHERE sequence = 3", "UPDATE entries SET sequence = sequence - 1 WHERE sequence > 3"], 3),
+        (["DELETE FROM entries WHERE sequence = 3", "UPDATE entries SET sequence = 3 WHERE sequence = 4"], 3),
         ([f"UPDATE entries SET sequence = {to} WHERE sequence = {at}" for at, to in ((2, 9), (3, 2), (9, 3))], 2),
         ([INSERTED.format(sequence=6)], 6),
         ([INSERTED.format(sequence=0)], 1),

@@ -82,7 +82,11 @@ def test_what_served_at_any_moment_is_what_a_replay_says(
             cause = ledger.decide(name, "promoted", version, {"at": newest.isoformat()}, token=tokens[name])
             ledger.serve(name, version, f"sha256:{version}", because=cause, token=tokens[name])
             replay.append((newest, name, version))
-    moments = [None, START - WEEK, *(at - gap for at, *_ in replay[::2] for gap in (timedelta(0), timedelta(microseconds=1)))]
+    moments = [
+        None,
+        START - WEEK,
+        *(at - gap for at, *_ in replay[::2] for gap in (timedelta(0), timedelta(microseconds=1))),
+    ]
     for name in ("tiny", "other"):
         for moment in moments:
             served = [version for at, of, version in replay if of == name and (moment is None or at <= moment)]
@@ -152,9 +156,7 @@ windows = st.tuples(st.integers(0, 200), st.sampled_from([1, 7, 30, 31])).map(
 
 @given(judged=st.lists(windows, max_size=8), until=st.integers(0, 240), limit=st.integers(1, 4))
 @settings(max_examples=20, deadline=None)
-def test_checks_are_what_a_list_says(
-    new_url: Callable[[], str], judged: list[Window], until: int, limit: int
-) -> None:
+def test_checks_are_what_a_list_says(new_url: Callable[[], str], judged: list[Window], until: int, limit: int) -> None:
     """Also where windows of several lengths lie over each other."""
     ledger = Ledger(new_url())
     for number, window in enumerate(judged):

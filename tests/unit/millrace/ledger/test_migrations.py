@@ -105,7 +105,7 @@ def old(url: str) -> str:
 def statements(url: str) -> int:
     """How many statements a migration takes."""
     seen: list[str] = []
-    with listening(lambda statement: seen.append(statement)):
+    with listening(seen.append):
         ledger = Ledger(url)
         ledger.heartbeats.all()
         ledger.close()

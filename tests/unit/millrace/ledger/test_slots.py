@@ -1,4 +1,4 @@
-"""Fencing: at any time one token at most is worth something, whatever order takes, releases and publications come in."""
+"""Fencing: one token at most is worth something, whatever order takes, releases and publications come in."""
 
 from __future__ import annotations
 
@@ -89,7 +89,9 @@ def test_a_zombie_publishes_nothing(ledger: Ledger) -> None:
     ]
     before = ledger.entries()
     for attempt in attempts:
-        with pytest.raises(FencedError, match="run run-1 no longer holds the training slot of pipeline 'tiny'") as caught:
+        with pytest.raises(
+            FencedError, match="run run-1 no longer holds the training slot of pipeline 'tiny'"
+        ) as caught:
             attempt()
         assert f"token {zombie.number}; the slot is held by run run-1 with token {alive.number}" in str(caught.value)
     ledger.slots.release(zombie)
@@ -111,11 +113,7 @@ def test_who_is_gone_is_replaced_by_name_only(ledger: Ledger) -> None:
 
 
 def test_slots_and_pipelines_do_not_touch_each_other(ledger: Ledger) -> None:
-    tokens = [
-        ledger.slots.take(name, slot, f"run-{name}-{slot}")
-        for name in ("tiny", "other")
-        for slot in SLOTS
-    ]
+    tokens = [ledger.slots.take(name, slot, f"run-{name}-{slot}") for name in ("tiny", "other") for slot in SLOTS]
     for token in tokens:
         assert isinstance(token, Token)
         ledger.slots.require(token)
