@@ -7,6 +7,7 @@ that it is gone.
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,23 +38,34 @@ class Heartbeat:
     @property
     def is_gone(self) -> bool:
         """Whether its process is known to have ended. False also where it cannot be seen from here."""
-        return self.host == here() and self._is_alive is False
+        return self._is_seen(alive=False)
 
     @property
     def is_seen_alive(self) -> bool:
         """Whether its process is seen to live, on this host."""
-        return self.host == here() and self._is_alive is True
+        return self._is_seen(alive=True)
 
-    @property
-    def _is_alive(self) -> bool | None:
-        """Whether a process with this pid lives and is the one that began; None when it may not be looked at."""
+    def kill(self) -> None:
+        """SIGKILL to its process, where that is on this host."""
+        if self.is_seen_alive and (process := self._process()) is not None:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def _is_seen(self, *, alive: bool) -> bool:
+        if self.host != here():
+            return False
+        try:
+            return (self._process() is not None) is alive
+        except psutil.AccessDenied:
+            return False
+
+    def _process(self) -> psutil.Process | None:
+        """Its process, unless that has ended and the number is another's by now."""
         try:
             process = psutil.Process(self.pid)
             ours = abs(process.create_time() - self.started) < _CLOCK_TOLERANCE_SECONDS
-            return ours and process.status() != psutil.STATUS_ZOMBIE
+            return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
-            return False
-        except psutil.AccessDenied:
             return None
 
 
