@@ -187,8 +187,7 @@ def package_spec(package: Artifact) -> PipelineSpec:
         ArtifactError: it is no JSON.
         SpecError: it is no spec.
     """
-    where = f"{package.key}/{SPEC}"
-    return parse_spec(strict_json.parse(package.read(SPEC), where), where)
+    return _parse_spec(package, package.read(SPEC))
 
 
 def reference_sample(package: Artifact) -> pd.DataFrame:
@@ -216,14 +215,16 @@ def load_predictor(package: Artifact, pipeline: Pipeline) -> Predictor:
             allowed=", ".join(sorted(_FILES)),
             next="train again",
         )
-    spec = package_spec(package)
+    # All of them are checked before the first is parsed.
+    files = {name: package.read(name) for name in (SPEC, WEIGHTS, SCALE, PROBE)}
+    spec = _parse_spec(package, files[SPEC])
     if spec.name != pipeline.name:
         raise PackageError(
             f"package {package.key} is another pipeline's", got=spec.name, allowed=pipeline.name, next="train again"
         )
-    tensors = weights.load(package.read(WEIGHTS), f"{package.key}/{WEIGHTS}")
-    scale = LabelScale(**_parsed(package, SCALE, _Scale).model_dump())
-    probe = _parsed(package, PROBE, _Probe)
+    tensors = weights.load(files[WEIGHTS], f"{package.key}/{WEIGHTS}")
+    scale = LabelScale(**_parsed(package, files, SCALE, _Scale).model_dump())
+    probe = _parsed(package, files, PROBE, _Probe)
     expected = np.asarray(probe.answers, np.float32)
     build = pipeline.build_model
     try:
@@ -253,8 +254,13 @@ def load_predictor(package: Artifact, pipeline: Pipeline) -> Predictor:
     return predictor
 
 
-def _parsed(package: Artifact, name: str, kind: type[_Document]) -> _Document:
-    document = strict_json.parse(package.read(name), f"{package.key}/{name}")
+def _parse_spec(package: Artifact, content: bytes) -> PipelineSpec:
+    where = f"{package.key}/{SPEC}"
+    return parse_spec(strict_json.parse(content, where), where)
+
+
+def _parsed(package: Artifact, files: Mapping[str, bytes], name: str, kind: type[_Document]) -> _Document:
+    document = strict_json.parse(files[name], f"{package.key}/{name}")
     try:
         return kind.model_validate(document)
     except ValidationError as error:

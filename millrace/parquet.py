@@ -55,7 +55,7 @@ def read(
         _check_metadata(file.metadata, len(content), max_rows, limit)
         _check_schema(file.schema_arrow, columns)
         texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
-        return _table(_open(content, texts), texts, columns, limit).to_pandas(ignore_metadata=True)
+        rows: pd.DataFrame = _table(_open(content, texts), texts, columns, limit).to_pandas(ignore_metadata=True)
     except (pa.ArrowException, OSError, ValueError, KeyError, NotImplementedError, MemoryError) as error:
         raise ArtifactError(
             f"{where} holds no table that can be used",
@@ -63,6 +63,7 @@ def read(
             allowed="Parquet, flat columns, Snappy or uncompressed",
             next="delete the prefix and run the step again",
         ) from error
+    return rows
 
 
 def _open(content: bytes, texts: Sequence[str] = ()) -> Any:
@@ -89,15 +90,13 @@ def _check_metadata(metadata: Any, num_bytes: int, max_rows: int, limit: int) ->
         raise ValueError("its row groups do not have as many rows as it says")
     for group in groups:
         for index in range(group.num_columns):
-            column = group.column(index)
+            column, name = group.column(index), group.column(index).path_in_schema
             if column.compression not in _CODECS:
-                raise ValueError(f"column {column.path_in_schema} is packed with {column.compression}")
+                raise ValueError(f"column {name} is packed with {column.compression}")
             if column.num_values != group.num_rows:
-                raise ValueError(
-                    f"column {column.path_in_schema} has {column.num_values} values in {group.num_rows} rows"
-                )
+                raise ValueError(f"column {name} has {column.num_values} values for {group.num_rows} rows")
             if not 0 <= column.total_compressed_size <= num_bytes:
-                raise ValueError(f"column {column.path_in_schema} is larger than its file")
+                raise ValueError(f"column {name} is larger than its file")
 
 
 def _check_schema(schema: pa.Schema, columns: Sequence[str] | None) -> None:

@@ -28,6 +28,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from millrace.errors import ArtifactError, DigestError, SettingsError
+from millrace.faults import fault_point
 from millrace.manifest import (
     MANIFEST,
     MAX_FILE_BYTES,
@@ -103,8 +104,10 @@ class Artifact:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 partial = path.with_suffix(f".{uuid.uuid4().hex}")
-                partial.write_bytes(self.read(name))
-                partial.replace(path)
+                content = self.read(name)
+                with fault_point("storage.cache"):
+                    partial.write_bytes(content)
+                    partial.replace(path)
                 return path
         if not path.is_file() or path.stat().st_size != entry.num_bytes:
             raise _size_error(self, name, entry)
@@ -206,7 +209,8 @@ class ObjectStore:
             ArtifactError: nothing lies there, or no file.
         """
         try:
-            return self._cat(key, max_bytes)
+            with fault_point("storage.read"):
+                return self._cat(key, max_bytes)
         except FileNotFoundError:
             raise ArtifactError(f"{self.url}/{key} does not exist", next="run the step that makes it again") from None
 
@@ -228,7 +232,8 @@ class ObjectStore:
         where = f"{self.url}/{key}"
         _check_name(key)
         try:
-            raw = self._cat(f"{key}/{MANIFEST}", MAX_MANIFEST_BYTES)
+            with fault_point("storage.find"):
+                raw = self._cat(f"{key}/{MANIFEST}", MAX_MANIFEST_BYTES)
         except FileNotFoundError:
             return None
         try:
@@ -277,13 +282,18 @@ class ObjectStore:
         for name in (key, *files):
             _check_name(name)
         attempt = uuid.uuid4().hex[:12]
-        entries = {name: self._put(key, f"{attempt}/{name}", content) for name, content in files.items()}
+        with fault_point("storage.write"):
+            entries = {name: self._put(key, f"{attempt}/{name}", content) for name, content in files.items()}
         # As it will be read: JSON knows no integer keys and no tuples.
         summary = json.loads(json.dumps(dict(summary or {}), default=str))
         manifest = Manifest(entries, summary, dict(lineage or {}), "", datetime.now(UTC).isoformat())
         document = replace(manifest, digest=manifest.content_digest).encode()
-        if not self._create(f"{key}/{MANIFEST}", document if self.keys is None else self.keys.seal(key, document)):
-            self._remove(f"{self._root}/{key}/{attempt}")
+        sealed = document if self.keys is None else self.keys.seal(key, document)
+        with fault_point("storage.commit"):
+            is_first = self._create(f"{key}/{MANIFEST}", sealed)
+        if not is_first:
+            with fault_point("storage.remove"):
+                self._remove(f"{self._root}/{key}/{attempt}")
         return self.get(key)
 
     def _put(self, key: str, path: str, content: bytes | Path) -> Entry:
@@ -353,6 +363,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Replace the file at `path` by `content`; a reader sees the old bytes or the new, never a mixture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    partial.write_bytes(content)
-    _fsync(partial)
-    partial.replace(path)
+    with fault_point("file.replace"):
+        partial.write_bytes(content)
+        _fsync(partial)
+        partial.replace(path)
