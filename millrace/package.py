@@ -195,8 +195,27 @@ def reference_sample(package: Artifact) -> pd.DataFrame:
 
     Raises:
         ArtifactError: it is no table of a reasonable size.
+        PackageError: it lacks a column of the contract.
     """
-    return parquet.read(package.read(REFERENCE), f"{package.key}/{REFERENCE}", max_rows=_MAX_REFERENCE_ROWS)
+    content, data = package.read(REFERENCE), package_spec(package).data
+    rows = parquet.read(content, f"{package.key}/{REFERENCE}", max_rows=_MAX_REFERENCE_ROWS)
+    if absent := {*data.features, data.label.column, PREDICTION} - set(rows):
+        raise PackageError(
+            f"package {package.key}: '{REFERENCE}' lacks columns", got=", ".join(sorted(absent)), next="train again"
+        )
+    return rows
+
+
+def card_text(package: Artifact) -> str:
+    """The model card, Markdown.
+
+    Raises:
+        PackageError: it is no text.
+    """
+    try:
+        return package.read(CARD).decode()
+    except UnicodeDecodeError as error:
+        raise PackageError(f"package {package.key}: '{CARD}' is no text", got=str(error), next="train again") from error
 
 
 def load_predictor(package: Artifact, pipeline: Pipeline) -> Predictor:

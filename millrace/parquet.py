@@ -3,7 +3,7 @@
 A file of a few bytes may say that it holds billions of rows, or one long text that stands in millions of them. So its
 metadata is checked first, against what our own writer makes: flat columns of plain types, packed with Snappy (which
 never unpacks to more than 22 times its size) or not at all. Texts are read as a dictionary and an index, and the size
-of the whole is known before it is made. What pandas notes in the file about itself is ignored.
+of the whole is known before it is made.
 """
 
 from __future__ import annotations
@@ -32,9 +32,14 @@ _MAX_EXPANSION = 50
 
 
 def write(rows: pd.DataFrame) -> bytes:
-    """`rows` as a Parquet file, without their index."""
+    """`rows` as a Parquet file, without their index and without what pandas knows of them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     buffer = BytesIO()
-    rows.to_parquet(buffer, index=False, compression="snappy")
+    pq.write_table(
+        pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None), buffer, compression="snappy"
+    )
     return buffer.getvalue()
 
 
@@ -102,6 +107,8 @@ def _check_metadata(metadata: Any, num_bytes: int, max_rows: int, limit: int) ->
 def _check_schema(schema: pa.Schema, columns: Sequence[str] | None) -> None:
     import pyarrow as pa
 
+    if schema.metadata:
+        raise ValueError("metadata, which our writer does not write")
     if len(set(schema.names)) != len(schema.names):
         raise ValueError("a column appears twice")
     if absent := [name for name in columns or () if name not in schema.names]:

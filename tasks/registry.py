@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from millrace.errors import ServiceError, UnknownNameError, nearest
 from millrace.faults import fault_point
-from millrace.package import CARD
+from millrace.package import card_text
 from millrace.settings import Settings
 from millrace.spec import PipelineSpec
 from millrace.storage import Artifact
@@ -133,7 +133,7 @@ class Registry:
             spec.name,
             source=f"runs:/{run_id}/model",
             run_id=run_id,
-            description=package.read(CARD).decode(),
+            description=card_text(package),
             tags={_PACKAGE_KEY: package.key, _PACKAGE_DIGEST: package.digest}
             | {name: value[:_MAX_TAG_CHARS] for name, value in tags.items()},
         )

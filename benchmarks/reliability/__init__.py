@@ -1,0 +1,1 @@
+"""What is measured of Millrace's reliability, a module each."""
