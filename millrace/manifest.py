@@ -98,7 +98,7 @@ class Manifest:
 
 def _entry(name: str, document: Any) -> Entry:
     if len(name) > _MAX_NAME_CHARS or not is_name(name):
-        raise ValueError(f"{name[:_MAX_NAME_CHARS]!r} cannot name a file")
+        raise ValueError(f"{name[:40]!r} cannot name a file")
     if not isinstance(document, dict) or set(document) != {"path", "num_bytes", "sha256"}:
         raise ValueError(f"entry '{name}' has other fields than path, num_bytes and sha256")
     path, num_bytes = document["path"], document["num_bytes"]

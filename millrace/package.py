@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
 from millrace import parquet, strict_json, weights
 from millrace.encoding import TableInputs, encode
@@ -74,6 +74,13 @@ class _Probe(BaseModel):
 
     rows: list[dict[str, bool | float | str | None]] = Field(min_length=1, max_length=_MAX_PROBE_ROWS)
     answers: list[FiniteFloat] | list[list[FiniteFloat]]
+
+    @field_validator("answers")
+    @classmethod
+    def _even(cls, answers: list[float] | list[list[float]]) -> list[float] | list[list[float]]:
+        if len({len(answer) for answer in answers if isinstance(answer, list)}) > 1:
+            raise ValueError("answers have different lengths")
+        return answers
 
 
 @dataclass(frozen=True)

@@ -347,10 +347,11 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
         raise
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read", got=error.strerror, allowed="a regular file") from error
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise ArtifactError(f"{path} cannot be read", got=stat.filemode(found.st_mode), allowed="a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise ArtifactError(f"{path} cannot be read", got=stat.filemode(found.st_mode), allowed="a regular file")
         return file.read(min(found.st_size, max_bytes) + 1)
 
 

@@ -73,14 +73,15 @@ _SPEC = {
 
 @dataclass(frozen=True)
 class World:
-    """One store and the folder around it. `marker` is what a payload that runs would make."""
+    """One store, and the keys and the pipeline that belong to it in the folder `home`."""
 
     root: Path
+    home: Path
 
     @classmethod
     def make(cls, root: Path) -> World:
         """A pipeline with two packages, a checkpoint, a shard and an evaluation, all signed."""
-        world = cls(root)
+        world = cls(root, root)
         folder = root / "pipelines" / "tiny"
         folder.mkdir(parents=True)
         (folder / "pipeline.yaml").write_text(yaml.safe_dump(_SPEC))
@@ -98,13 +99,9 @@ class World:
         return world
 
     def copy(self, root: Path) -> World:
-        """The same world in another folder, with links in none."""
-        shutil.copytree(self.root, root)
-        return World(root)
-
-    @property
-    def marker(self) -> Path:
-        return self.root / "pwned"
+        """A store of its own in another folder, with the same in it."""
+        shutil.copytree(self.objects, root / "objects")
+        return World(root, self.home)
 
     @property
     def objects(self) -> Path:
@@ -112,11 +109,11 @@ class World:
 
     @property
     def trusted(self) -> Keys:
-        return Keys(self.root / "keys" / "signing.key")
+        return Keys(self.home / "keys" / "signing.key")
 
     @property
     def stranger(self) -> Keys:
-        return Keys(self.root / "stranger" / "signing.key")
+        return Keys(self.home / "stranger" / "signing.key")
 
     @property
     def store(self) -> ObjectStore:
@@ -124,7 +121,7 @@ class World:
 
     @property
     def pipeline(self) -> Pipeline:
-        return load_pipeline("tiny", self.root / "pipelines")
+        return load_pipeline("tiny", self.home / "pipelines")
 
     def folder(self, key: str) -> Path:
         return self.objects / key
