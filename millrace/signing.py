@@ -126,8 +126,9 @@ def fingerprint(key: Ed25519PublicKey) -> bytes:
 
 
 def _signed(key: str, document: bytes) -> bytes:
-    """What is signed; a key has no NUL, so no two pairs of key and document give the same bytes."""
-    return b"\0".join((_PURPOSE, key.encode(), document))
+    """What is signed; the key's length stands before it, so no two pairs of key and document give the same bytes."""
+    name = key.encode()
+    return b"%s\0%d\0%s\0%s" % (_PURPOSE, len(name), name, document)
 
 
 # A file is read again when it changed: a key that is no longer trusted is refused at once.

@@ -87,12 +87,7 @@ def _manifests() -> Iterator[Attack]:
         "100,000 levels": b"[" * 100_000, "a key twice": b'{"digest": 1, "digest": 2}',
         "XML": b"<!DOCTYPE x SYSTEM 'x'>",
     }.items():  # fmt: skip
-        yield Attack(
-            f"manifest: {name}",
-            "serve",
-            lambda world, signer, raw=document: world.commit(NEW, signer, raw),
-            (unreadable,),
-        )
+        yield Attack(f"manifest: {name}", "serve", _commits(document), (unreadable,))
 
 
 def _commits(document: bytes) -> Callable[[World, Signer], None]:
