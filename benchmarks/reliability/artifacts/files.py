@@ -124,7 +124,7 @@ def _documents(marker: Path) -> Iterator[Attack]:
 
 def _extra_files(marker: Path) -> Iterator[Attack]:
     """Files that MLflow or another loader would run, beside those of a package or instead of them."""
-    pickled, code = payloads.pickles(marker)["pickle protocol 5"], f"open({str(marker)!r}, 'w')".encode()
+    pickled, code = payloads.pickles(marker)["pickle protocol 5"], f"open({str(marker)!r}, 'w').close()".encode()
     flavours: dict[str, tuple[str, dict[str, bytes]]] = {
         "python_function with code": ("{loader_module: evil, code: code}", {"code/evil.py": code}),
         "python_function with a pickled model": ("{loader_module: mlflow.pyfunc.model}", {"python_model.pkl": pickled}),

@@ -61,7 +61,7 @@ def pickles(marker: Path) -> dict[str, bytes]:
         "Keras, .keras": zipped({"config.json": b'{"class_name": "Lambda"}', "model.weights.pkl": bare}),
         "tar with ..": tarred({"../../data.pkl": bare}),
         "base64 in JSON": json.dumps({"__reduce__": base64.b64encode(bare).decode()}).encode(),
-        "Python source": f"open({str(marker)!r}, 'w')".encode(),
+        "Python source": f"open({str(marker)!r}, 'w').close()".encode(),
     }
 
 
