@@ -34,6 +34,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from millrace.errors import SettingsError, SignatureError
+from millrace.faults import fault_point
 
 _PURPOSE = b"millrace manifest 1"
 _LINE = re.compile(rb"millrace-signed 1 ed25519 (?P<signer>[0-9a-f]{16}) (?P<signature>[A-Za-z0-9+/]{86}==)")
@@ -200,6 +201,6 @@ def _create(path: Path, content: bytes, mode: int) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    with contextlib.suppress(FileExistsError):
+    with contextlib.suppress(FileExistsError), fault_point("signing.create"):
         os.link(partial, path)
     partial.unlink()

@@ -35,17 +35,18 @@ class Position:
         return asdict(self) | {"best_loss": self.best_loss if math.isfinite(self.best_loss) else None}
 
     @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        """The position that `as_dict` gave.
+    def from_dict(cls, document: Mapping[str, Any], history: Any) -> Self:
+        """The position that `as_dict` gave, but for its history.
 
         Raises:
             ValueError: it is none.
         """
-        if set(document) != set(cls.__dataclass_fields__):
-            raise ValueError(f"a position has {', '.join(cls.__dataclass_fields__)}, got {', '.join(document)}")
+        known = set(cls.__dataclass_fields__) - {"history"}
+        if set(document) != known:
+            raise ValueError(f"a position has {', '.join(sorted(known))}, got {', '.join(document)}")
         loss = document["best_loss"]
-        found = cls(**{**document, "best_loss": math.inf if loss is None else loss})
-        counts, history = (found.epoch, found.step, found.best_epoch), found.history
+        found = cls(**{**document, "best_loss": math.inf if loss is None else loss}, history=history)
+        counts = found.epoch, found.step, found.best_epoch
         if any(type(count) is not int or count < 0 for count in counts) or not isinstance(found.best_loss, float | int):
             raise ValueError(f"a position counts in whole numbers, got {document}")
         if not isinstance(history, list) or not all(
@@ -70,7 +71,10 @@ def save(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in state.items()}
     content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    store.publish(_key(prefix, position.epoch), {_TENSORS: content}, summary=position.as_dict())
+    # The history holds speeds, which no two runs share: it is no part of what the checkpoint's digest names.
+    summary = position.as_dict()
+    lineage = {"history": summary.pop("history")}
+    store.publish(_key(prefix, position.epoch), {_TENSORS: content}, summary=summary, lineage=lineage)
 
 
 def load_newest(
@@ -92,7 +96,7 @@ def load_newest(
     tensors = weights.load(newest.read(_TENSORS), f"{newest.key}/{_TENSORS}")
     best = _under("best/", tensors)
     try:
-        position = Position.from_dict(newest.summary)
+        position = Position.from_dict(newest.summary, newest.lineage.get("history"))
         if _key(prefix, position.epoch) != newest.key:
             raise ValueError(f"it says that it is of epoch {position.epoch}")
         state = _optimizer_state(tensors)

@@ -167,11 +167,18 @@ def _checkpoints(marker: Path) -> Iterator[Attack]:
     yield with_files("checkpoint: NaN in the optimizer", "resume", CHECKPOINT, changed(**nan), "holds NaN")
     summaries: dict[str, dict[str, Any]] = {
         "another epoch": {"epoch": 3}, "an epoch below zero": {"epoch": -1}, "an epoch of text": {"epoch": "1"},
-        "a history of text": {"history": "x"}, "a history of lists": {"history": [[1]]},
+        "a history in the summary": {"history": []}, "a step of truth": {"step": True},
         "a loss of text": {"best_loss": "0"}, "a field too many": {"__class__": "os.system"},
     }  # fmt: skip
     for name, edit in summaries.items():
         yield with_manifest(f"checkpoint: {name}", CHECKPOINT, updates_summary(edit), unfit, opener="resume")
+    histories: dict[str, Callable[[Document], object]] = {
+        "no history": lambda document: document["lineage"].pop("history"),
+        "a history of text": lambda document: document["lineage"].update(history="x"),
+        "a history of lists": lambda document: document["lineage"].update(history=[[1]]),
+    }
+    for name, forget in histories.items():
+        yield with_manifest(f"checkpoint: {name}", CHECKPOINT, forget, unfit, opener="resume")
 
 
 def _tables(marker: Path) -> Iterator[Attack]:
