@@ -24,6 +24,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from millrace.errors import ArtifactError, DigestError, SettingsError
+from millrace.secrets import redact_value
 
 MANIFEST = "manifest.json"
 
@@ -221,10 +222,10 @@ class ObjectStore:
         attempt = uuid.uuid4().hex[:12]
         entries = {name: self._put(key, f"{attempt}/{name}", content) for name, content in files.items()}
         # As it will be read: JSON knows no integer keys and no tuples.
-        summary = json.loads(json.dumps(dict(summary or {}), default=str))
+        summary = json.loads(json.dumps(redact_value(dict(summary or {})), default=str))
         document = {
             "summary": summary,
-            "lineage": dict(lineage or {}),
+            "lineage": redact_value(dict(lineage or {})),
             "entries": {
                 name: {"path": e.path, "num_bytes": e.num_bytes, "sha256": e.sha256} for name, e in entries.items()
             },

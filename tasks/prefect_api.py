@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from millrace.errors import ConflictError, MillraceError, ServiceError, UnknownNameError
+from millrace.secrets import redact_value
 from millrace.settings import Settings
 
 #: The tag of all deployments in prefect.yaml.
@@ -163,6 +164,7 @@ def _subclasses(kind: type[MillraceError]) -> Iterator[type[MillraceError]]:
 
 
 def _ask(settings: Settings, method: str, path: str, body: object = None, missing: str | None = None) -> Any:
+    body = redact_value(body)  # parameters, events and states are shown to whoever sees the UI
     try:
         for attempt in range(_ATTEMPTS):
             response = httpx.request(method, f"{settings.prefect_api_url}{path}", json=body, timeout=_TIMEOUT_SECONDS)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from millrace.errors import ServiceError, UnknownNameError, nearest
 from millrace.package import CARD
+from millrace.secrets import redact, redact_value
 from millrace.settings import Settings
 from millrace.spec import PipelineSpec
 from millrace.storage import Artifact
@@ -89,7 +90,8 @@ class Registry:
             run = (
                 found[0] if found else client.create_run(experiment_id, tags={_RUN_KEY: run_key}, run_name=run_key[:12])
             )
-            client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in parameters.items()])
+            params = [Param(name, str(value)) for name, value in redact_value(parameters).items()]
+            client.log_batch(run.info.run_id, params=params)
             return str(run.info.run_id)
 
     def finish_run(self, run_id: str, metrics: Mapping[str, float], history: Sequence[Mapping[str, float]]) -> None:
@@ -134,9 +136,9 @@ class Registry:
                 spec.name,
                 source=f"runs:/{run_id}/model",
                 run_id=run_id,
-                description=package.read(CARD).decode(),
+                description=redact(package.read(CARD).decode()),
                 tags={_PACKAGE_KEY: package.key, _PACKAGE_DIGEST: package.digest}
-                | {name: value[:_MAX_TAG_CHARS] for name, value in tags.items()},
+                | {name: redact(value)[:_MAX_TAG_CHARS] for name, value in tags.items()},
             )
         return _version(made)
 
@@ -173,7 +175,7 @@ class Registry:
     def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
         with self._asking() as client:
             for name, value in tags.items():
-                client.set_model_version_tag(version.pipeline, version.version, name, value[:_MAX_TAG_CHARS])
+                client.set_model_version_tag(version.pipeline, version.version, name, redact(value)[:_MAX_TAG_CHARS])
 
     def _ensure_model(self, client: Any, spec: PipelineSpec) -> None:
         if not client.search_registered_models(f"name = '{spec.name}'"):

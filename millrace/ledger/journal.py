@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from millrace.errors import DigestError
 from millrace.ledger.tables import ENTRIES
+from millrace.secrets import redact_value
 from millrace.storage import digest_json
 
 #: What the first entry names as the one before it.
@@ -69,7 +70,7 @@ def append(connection: sa.Connection, *facts: Fact) -> list[tuple[Entry, bool]]:
             "kind": fact.kind,
             "subject": fact.subject,
             "actor": fact.actor,
-            "detail": json.dumps(fact.detail, sort_keys=True, default=str),
+            "detail": json.dumps(redact_value(fact.detail), sort_keys=True, default=str),
             "once": once,
             "previous": digest,
         }

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from millrace import guards
 from millrace.errors import FencedError, MillraceError
 from millrace.pipeline import load_pipeline
 from millrace.storage import ObjectStore
@@ -24,6 +25,7 @@ class Replica:
     """One serving process of a pipeline."""
 
     def __init__(self, pipeline_name: str, pipelines_dir: str, objects_url: str, log_folder: str) -> None:
+        guards.install(streams=True)
         pipeline = load_pipeline(pipeline_name, Path(pipelines_dir))
         # Serve's own HTTP layer sets the response's x-request-id.
         self._service = PredictionService(pipeline, ObjectStore(objects_url), Path(log_folder), echo_request_id=False)
