@@ -68,7 +68,8 @@ def remember_environment(environment: Mapping[str, str]) -> None:
     """Remember the values of variables whose name says that they are secret, and passwords in URLs."""
     for name, value in environment.items():
         if is_secret_name(name):
-            remember(value)
+            # PREFECT_API_AUTH_STRING and its like hold user:password.
+            remember(value, value.partition(":")[2])
         remember(*url_passwords(value))
 
 
@@ -87,6 +88,10 @@ def redact(text: str) -> str:
     """`text` without secrets."""
     if _known_pattern is not None:
         text = _known_pattern.sub(MASK, text)
+    return _without_shapes(text)
+
+
+def _without_shapes(text: str) -> str:
     lower = text.lower()
     if not any(trigger in lower for trigger in _TRIGGERS):
         return text
@@ -116,7 +121,8 @@ def redact_value(value: Any) -> Any:
 def secret_fields(value: Any, path: str) -> list[str]:
     """Dotted paths below `path` at which `value` holds a secret itself, where a reference should stand."""
     if isinstance(value, str):
-        return [] if redact(plain := REFERENCE.sub("", value)) == plain else [path]
+        # By shape only: a weak password that is known (`postgres`) may stand in an innocent text.
+        return [] if _without_shapes(plain := REFERENCE.sub("", value)) == plain else [path]
     if isinstance(value, Mapping):
         return [
             found

@@ -58,7 +58,7 @@ class PipelineSpec(Section):
         # Before any field is judged, as a judgement shows what it got; the spec is kept in packages and shown in UIs.
         if isinstance(document, dict) and (found := [path for key in document for path in _secrets(document, key)]):
             raise ValueError(
-                f"{', '.join(found)}: this looks like a secret, and a spec must hold none; write ${{ENV:NAME}} in "
+                f"{', '.join(found)} must not hold a secret, as specs are kept and shown; write ${{ENV:NAME}} in "
                 "data.source_options, and set the variable NAME where the stack is started"
             )
         return document
