@@ -24,6 +24,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from millrace.errors import ArtifactError, DigestError, SettingsError
+from millrace.faults import fault_point
 from millrace.secrets import redact_value
 
 MANIFEST = "manifest.json"
@@ -92,8 +93,10 @@ class Artifact:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 partial = path.with_suffix(f".{uuid.uuid4().hex}")
-                partial.write_bytes(self.read(name))
-                partial.replace(path)
+                content = self.read(name)
+                with fault_point("storage.cache"):
+                    partial.write_bytes(content)
+                    partial.replace(path)
                 return path
         if (found := digest_file(path)) != entry.sha256:
             raise _digest_error(self, name, entry, found)
@@ -157,7 +160,8 @@ class ObjectStore:
             ArtifactError: nothing lies there.
         """
         try:
-            return bytes(self._fs.cat_file(f"{self._root}/{key}"))
+            with fault_point("storage.read"):
+                return bytes(self._fs.cat_file(f"{self._root}/{key}"))
         except FileNotFoundError:
             raise ArtifactError(f"{self.url}/{key} does not exist", next="run the step that makes it again") from None
 
@@ -169,7 +173,8 @@ class ObjectStore:
             DigestError: its digest is not that of what it names.
         """
         try:
-            raw = bytes(self._fs.cat_file(f"{self._root}/{key}/{MANIFEST}"))
+            with fault_point("storage.find"):
+                raw = bytes(self._fs.cat_file(f"{self._root}/{key}/{MANIFEST}"))
         except FileNotFoundError:
             return None
         try:
@@ -220,7 +225,8 @@ class ObjectStore:
         When another writer committed first, theirs is returned: keys name inputs, so both are right.
         """
         attempt = uuid.uuid4().hex[:12]
-        entries = {name: self._put(key, f"{attempt}/{name}", content) for name, content in files.items()}
+        with fault_point("storage.write"):
+            entries = {name: self._put(key, f"{attempt}/{name}", content) for name, content in files.items()}
         # As it will be read: JSON knows no integer keys and no tuples.
         summary = json.loads(json.dumps(redact_value(dict(summary or {})), default=str))
         document = {
@@ -232,8 +238,11 @@ class ObjectStore:
             "created_at": datetime.now(UTC).isoformat(),
             "digest": _content_digest(entries, summary),
         }
-        if not self._create(f"{key}/{MANIFEST}", json.dumps(document, indent=1, default=str).encode()):
-            self._remove(f"{self._root}/{key}/{attempt}")
+        with fault_point("storage.commit"):
+            is_first = self._create(f"{key}/{MANIFEST}", json.dumps(document, indent=1, default=str).encode())
+        if not is_first:
+            with fault_point("storage.remove"):
+                self._remove(f"{self._root}/{key}/{attempt}")
         return self.get(key)
 
     def _put(self, key: str, path: str, content: bytes | Path) -> Entry:
@@ -287,6 +296,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Replace the file at `path` by `content`; a reader sees the old bytes or the new, never a mixture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    partial.write_bytes(content)
-    _fsync(partial)
-    partial.replace(path)
+    with fault_point("file.replace"):
+        partial.write_bytes(content)
+        _fsync(partial)
+        partial.replace(path)

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from millrace import guards
 from millrace.errors import MillraceError, ServiceError
+from millrace.faults import fault_point
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.settings import Settings
 from millrace.storage import ObjectStore
@@ -29,7 +30,8 @@ def connect(settings: Settings) -> None:
     if ray.is_initialized():
         return
     try:
-        ray.init(address=settings.ray, namespace="millrace", log_to_driver=False, logging_level=logging.ERROR)
+        with fault_point("ray.connect"):
+            ray.init(address=settings.ray, namespace="millrace", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise ServiceError(
             f"the Ray cluster at {settings.ray} does not answer", got=str(error), next="start it with `millrace up`"
@@ -51,7 +53,8 @@ def run_all(
     connect(settings)
     remote = ray.remote(num_cpus=num_cpus, max_retries=2)(_guarded).options(name=function.__name__)
     try:
-        return list(ray.get([remote.remote(function, *given) for given in arguments]))
+        with fault_point("ray.tasks"):
+            return list(ray.get([remote.remote(function, *given) for given in arguments]))
     except RayTaskError as error:
         cause = error.cause if isinstance(error.cause, BaseException) else error
         if isinstance(cause, MillraceError):
