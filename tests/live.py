@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,8 +17,12 @@ from infra.local.environment import environment
 from infra.local.ports import free_ports
 from millrace.settings import Settings
 
+if TYPE_CHECKING:
+    from benchmarks.reliability.canaries import Planting
+
 _ROOT = Path(__file__).resolve().parents[1]
 _COMMAND_SECONDS = 280
+_CANARIES = 200
 
 Millrace = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -31,7 +36,16 @@ def live_pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def live_settings(live_pipelines: Path) -> Iterator[Settings]:
+def planting(live_pipelines: Path) -> Planting:
+    """Secrets that nothing may tell. Some are in the environment of the suite's stack from its start."""
+    from benchmarks.reliability.canaries import Planting
+    from benchmarks.reliability.nest import Nest
+
+    return Planting(Nest(_CANARIES, secrets.randbits(32)), live_pipelines.parent / "orders.json")
+
+
+@pytest.fixture(scope="session")
+def live_settings(live_pipelines: Path, planting: Planting) -> Iterator[Settings]:
     """Settings of a running stack, with its deployments registered; the process's environment is the stack's."""
     prefect, mlflow, serve, ray = free_ports(4)
     settings = Settings(
@@ -43,7 +57,7 @@ def live_settings(live_pipelines: Path) -> Iterator[Settings]:
         ray_port=ray,
     )
     before = dict(os.environ)
-    os.environ.update(environment(settings))
+    os.environ.update(environment(settings) | planting.environment())
     try:
         up = run_millrace(settings, "up")
         assert up.returncode == 0, up.stderr

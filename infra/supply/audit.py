@@ -42,8 +42,8 @@ class Policy:
     @classmethod
     def read(cls, path: Path = _FOLDER / "policy.toml") -> Policy:
         document = tomllib.loads(path.read_text())
-        lists = {name: frozenset(document.pop(name)) for name in ("allowed", "allowed_exceptions")}
-        return cls(**lists, **document)
+        allowed, exceptions = (frozenset(document.pop(name)) for name in ("allowed", "allowed_exceptions"))
+        return cls(allowed, exceptions, **document)
 
     def allows(self, expression: str) -> bool:
         """Whether an SPDX expression is satisfied by allowed licences alone."""
