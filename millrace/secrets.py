@@ -34,6 +34,9 @@ _SECRET_NAME = re.compile(rf"(?:{_NAMES})(?![a-z])", re.IGNORECASE)
 # A secret's whereabouts are none.
 _NO_SECRET_NAME = re.compile(r"(?:_|-|\b)(?:file|path|url|uri|id|name|type|mode|count|dir)$", re.IGNORECASE)
 
+# What the shell calls its working directories.
+_FOLDERS = ("PWD", "OLDPWD")
+
 # A text that has none of these, in lower case, has no secret of a known shape.
 _TRIGGERS = (
     "://", "pass", "pwd", "psk", "secret", "credential", "token", "key", "auth", "signature", "sig=", "cookie",
@@ -81,7 +84,7 @@ def url_passwords(text: str) -> list[str]:
 
 def is_secret_name(name: str) -> bool:
     """Whether what bears this name is a secret itself (not the path of one)."""
-    return _SECRET_NAME.search(name) is not None and _NO_SECRET_NAME.search(name) is None
+    return _SECRET_NAME.search(name) is not None and _NO_SECRET_NAME.search(name) is None and name not in _FOLDERS
 
 
 def redact(text: str) -> str:

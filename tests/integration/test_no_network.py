@@ -88,6 +88,7 @@ def test_the_whole_loop_sends_nothing_off_this_machine(tmp_path: Path) -> None:
         [*millrace, "down"],
     ]
     found = away(commands, **settings.environment())
-    assert [said["code"] for said in found["said"]] == [0] * len(commands), found["said"][-1]["err"]
+    told = "\n".join(said["err"] for said in found["said"])
+    assert [said["code"] for said in found["said"]] == [0] * len(commands), f"{found['seen']}\n{told}"
     assert json.loads(found["said"][5]["out"])["version"] == "1"
     assert found["seen"] == [], "nothing was sent, and no name was looked up"

@@ -147,7 +147,12 @@ def test_secret_variables_of_the_environment_are_known() -> None:
     secrets.remember_environment(
         {"WAREHOUSE_PASSWORD": "correct horse", "TOKEN_PATH": "/tmp/token", "DB": "a://u:battery@h"}
     )
+    secrets.remember_environment(
+        {"PWD": "/work/folder", "OLDPWD": "/work/before", "PREFECT_API_AUTH_STRING": "u:staple1"}
+    )
     assert redact("correct horse or battery in /tmp/token") == "*** or *** in /tmp/token"
+    assert redact("/work/folder /work/before") == "/work/folder /work/before"
+    assert redact("not staple1") == "not ***"
 
 
 def test_short_values_are_not_looked_for() -> None:
@@ -159,9 +164,9 @@ def test_a_large_text_takes_no_time() -> None:
     import time
 
     for text in ("data:image/svg+xml;base64," + "QUJD" * 100_000, "password" * 20_000, "://" * 50_000, "a:b@" * 50_000):
-        started = time.perf_counter()
+        started = time.process_time()
         redact(text)
-        assert time.perf_counter() - started < 2.0
+        assert time.process_time() - started < 2.0
 
 
 REFERENCED: list[tuple[Any, list[str]]] = [
