@@ -111,7 +111,7 @@ class Interrupted(BaseException):
 
 
 @contextmanager
-def _going_on(run: str) -> Iterator[None]:
+def going_on(run: str) -> Iterator[None]:
     """Have a run that goes on crash, which is how Prefect and the reconciler tell it from one that failed."""
     try:
         yield
@@ -152,8 +152,8 @@ def open_run(flow: str, pipeline: str, as_of: datetime | None = None) -> Iterato
     ledger = Ledger(settings.ledger)
     with (
         guards.without_secrets(),
+        going_on(run),
         living(ledger, run, flow, pipeline),
-        _going_on(run),
         identified(pipeline=pipeline, run=run),
     ):
         moment = utc(as_of) if as_of is not None else datetime.now(UTC)
