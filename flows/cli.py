@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from millrace.errors import ConfigError, MillraceError
+from millrace.secrets import redact, redact_value
 
 app = typer.Typer(
     name="millrace",
@@ -225,6 +226,9 @@ def new(
 
 def main() -> None:
     """Run the command; an error becomes a message and an exit code, never a traceback."""
+    from millrace import guards
+
+    guards.install(streams=True)
     try:
         app()
     except MillraceError as error:
@@ -240,7 +244,7 @@ def main() -> None:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    typer.echo(f"millrace: {message}", err=True)
+    typer.echo(f"millrace: {redact(message)}", err=True)
     sys.exit(exit_code)
 
 
@@ -280,6 +284,7 @@ def _time(text: str | None) -> Any:
 
 def _answer(answer: Any, as_json: bool, kind: str) -> None:
     """Print an answer: JSON for scripts, tables for people."""
+    answer = redact_value(answer)
     if as_json:
         typer.echo(json.dumps(answer, indent=2, default=str))
         return

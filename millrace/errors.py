@@ -30,6 +30,8 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+from millrace.secrets import redact
+
 _MAX_GOT_CHARS = 200
 
 
@@ -41,10 +43,11 @@ class MillraceError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, what: str, *, got: object = None, allowed: str | None = None, next: str | None = None) -> None:
-        self.what = what
-        self.got = None if got is None else shorten(repr(got))
-        self.allowed = allowed
-        self.next = next
+        # Texts of libraries and of people's own code come in here, and go out to logs, states, databases and terminals.
+        self.what = redact(what)
+        self.got = None if got is None else shorten(redact(repr(got)))
+        self.allowed = None if allowed is None else redact(allowed)
+        self.next = None if next is None else redact(next)
         super().__init__(self.message)
 
     @property

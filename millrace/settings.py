@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from millrace import secrets
 from millrace.errors import SettingsError, nearest
 
 _PREFIX = "MILLRACE_"
+_MAX_KEY_BYTES = 16_384
 
 
 def _http_url(value: str) -> str:
@@ -26,7 +29,14 @@ def _http_url(value: str) -> str:
         raise ValueError("must be an http:// or https:// URL with a host")
     if parts.scheme == "http" and parts.port is None:
         raise ValueError("must name its port, for example http://127.0.0.1:4200")
-    return value.rstrip("/")
+    return _without_user(value).rstrip("/")
+
+
+def _without_user(value: str) -> str:
+    # These are logged, shown, and sent to the workers of the cluster.
+    if "://" in value and "@" in urlsplit(value).netloc:
+        raise ValueError("must hold no user and no password; give credentials in the service's own variables")
+    return value
 
 
 def _without_password(value: object) -> object:
@@ -34,6 +44,7 @@ def _without_password(value: object) -> object:
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+OpenUrl = Annotated[str, AfterValidator(_without_user)]
 
 
 class Settings(BaseSettings):
@@ -47,8 +58,8 @@ class Settings(BaseSettings):
     mlflow_url: HttpUrl = Field(default="http://127.0.0.1:5000", description="MLflow tracking and registry.")
     serve_url: HttpUrl = Field(default="http://127.0.0.1:8000", description="Where predictions are asked.")
     ray_port: int = Field(default=6379, ge=1024, le=65535, description="Port of the local Ray head (GCS).")
-    ray_address: str | None = Field(default=None, description="Ray to join; none: the local head.")
-    objects_url: str | None = Field(
+    ray_address: OpenUrl | None = Field(default=None, description="Ray to join; none: the local head.")
+    objects_url: OpenUrl | None = Field(
         default=None, description="fsspec URL of the object store (s3://bucket/prefix); none: <state_dir>/objects."
     )
     ledger_url: SecretStr | None = Field(
@@ -96,6 +107,51 @@ class Settings(BaseSettings):
     def ray(self) -> str:
         return self.ray_address or f"127.0.0.1:{self.ray_port}"
 
+    @classmethod
+    def secret_fields(cls) -> tuple[str, ...]:
+        """Names of the settings that are secrets themselves."""
+        return tuple(
+            name
+            for name, field in cls.model_fields.items()
+            if field.annotation is SecretStr or SecretStr in get_args(field.annotation)
+        )
+
+    @classmethod
+    def secret_variables(cls) -> frozenset[str]:
+        """The environment variables that hold them."""
+        return frozenset(f"{_PREFIX}{name.upper()}" for name in cls.secret_fields())
+
+    def secret_values(self) -> Iterator[str]:
+        """What must not be told: the secret settings, the passwords in their URLs, and what their key files hold."""
+        for name in self.secret_fields():
+            if (value := getattr(self, name)) is not None:
+                yield value.get_secret_value()
+                yield from secrets.url_passwords(value.get_secret_value())
+        for name in type(self).model_fields:
+            path = getattr(self, name)
+            if name.endswith("_file") and isinstance(path, Path) and path.is_file():
+                yield from _file_secrets(path)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        # A secret does not travel: Ray keeps what it sends to its workers, and logs parts of it.
+        state = super().__getstate__()
+        there = [name for name in self.secret_fields() if state["__dict__"].get(name) is not None]
+        values = {name: None if name in there else value for name, value in state["__dict__"].items()}
+        return {**state, "__dict__": values, "secrets": there}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        values = dict(state["__dict__"])
+        for name in state["secrets"]:
+            variable = f"{_PREFIX}{name.upper()}"
+            if variable not in os.environ:
+                raise SettingsError(
+                    f"{variable} is not set in this process",
+                    next="secrets do not travel between processes: set it for each of them, the Ray cluster's too",
+                )
+            values[name] = SecretStr(os.environ[variable])
+        super().__setstate__({**state, "__dict__": values})
+        secrets.remember(*self.secret_values())
+
     def environment(self) -> dict[str, str]:
         """These settings as environment variables, absolute, for a child process in any folder."""
         values = {
@@ -109,6 +165,13 @@ class Settings(BaseSettings):
         if self.signing_key_file is not None:
             values["signing_key_file"] = str(self.signing_key)
         return {f"{_PREFIX}{name.upper()}": value for name, value in values.items()}
+
+
+def _file_secrets(path: Path) -> Iterator[str]:
+    content = path.read_bytes()[:_MAX_KEY_BYTES]
+    yield content.hex()
+    text = content.decode(errors="replace")
+    yield from (text.strip(), *(line.strip() for line in text.splitlines()))
 
 
 def load_settings() -> Settings:
@@ -126,7 +189,9 @@ def load_settings() -> Settings:
                 next=f"unset {name}, or correct its name",
             )
     try:
-        return Settings()
+        settings = Settings()
+        secrets.remember(*settings.secret_values())
+        return settings
     except ValidationError as error:
         first = error.errors()[0]
         name = f"{_PREFIX}{first['loc'][0]}".upper()

@@ -39,6 +39,7 @@ from millrace.manifest import (
     digest_json,
     is_name,
 )
+from millrace.secrets import redact_value
 from millrace.signing import Keys
 
 if TYPE_CHECKING:
@@ -285,8 +286,8 @@ class ObjectStore:
         with fault_point("storage.write"):
             entries = {name: self._put(key, f"{attempt}/{name}", content) for name, content in files.items()}
         # As it will be read: JSON knows no integer keys and no tuples.
-        summary = json.loads(json.dumps(dict(summary or {}), default=str))
-        manifest = Manifest(entries, summary, dict(lineage or {}), "", datetime.now(UTC).isoformat())
+        summary = json.loads(json.dumps(redact_value(dict(summary or {})), default=str))
+        manifest = Manifest(entries, summary, redact_value(dict(lineage or {})), "", datetime.now(UTC).isoformat())
         document = replace(manifest, digest=manifest.content_digest).encode()
         sealed = document if self.keys is None else self.keys.seal(key, document)
         with fault_point("storage.commit"):

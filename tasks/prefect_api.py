@@ -12,6 +12,7 @@ import httpx
 
 from millrace.errors import ConflictError, MillraceError, ServiceError, UnknownNameError
 from millrace.faults import fault_point
+from millrace.secrets import redact_value
 from millrace.settings import Settings
 
 #: The tag of all deployments in prefect.yaml.
@@ -190,6 +191,7 @@ def _subclasses(kind: type[MillraceError]) -> Iterator[type[MillraceError]]:
 def _ask(
     settings: Settings, point: str, method: str, path: str, body: object = None, missing: str | None = None
 ) -> Any:
+    body = redact_value(body)  # parameters, events and states are shown to whoever sees the UI
     try:
         for attempt in range(_ATTEMPTS):
             with fault_point(f"prefect.{point}"):

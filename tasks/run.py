@@ -22,7 +22,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import deployment, flow_run
 from prefect.tasks import Task
 
-from millrace import logs
+from millrace import guards, logs
 from millrace.errors import MillraceError, ServiceError
 from millrace.ledger import Ledger, Token
 from millrace.logs import get_logger, identified
@@ -150,7 +150,12 @@ def open_run(flow: str, pipeline: str, as_of: datetime | None = None) -> Iterato
     found = load_pipeline(pipeline, settings.pipelines)
     run = str(flow_run.get_id() or f"{LOCAL}{uuid.uuid4().hex}")
     ledger = Ledger(settings.ledger)
-    with going_on(run), living(ledger, run, flow, pipeline), identified(pipeline=pipeline, run=run):
+    with (
+        guards.without_secrets(),
+        going_on(run),
+        living(ledger, run, flow, pipeline),
+        identified(pipeline=pipeline, run=run),
+    ):
         moment = utc(as_of) if as_of is not None else datetime.now(UTC)
         started = ledger.decide(
             pipeline, STARTED, run, {"flow": flow, "as_of": moment.isoformat()}, actor=run, once=run
@@ -169,6 +174,7 @@ def step(function: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run
     name = function.__name__
 
     @functools.wraps(function)
+    @guards.without_secrets()
     def timed(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
         started, listener = time.perf_counter(), _listener.get()
         with identified(pipeline=run.pipeline.name, run=run.id, step=name):

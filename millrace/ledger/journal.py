@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from millrace.errors import ConfigError, DigestError
 from millrace.ledger.tables import ENTRIES
+from millrace.secrets import redact_value
 from millrace.storage import digest_json
 from millrace.window import utc
 
@@ -96,7 +97,7 @@ def append(connection: sa.Connection, *facts: Fact, at: datetime | None = None) 
             "kind": fact.kind,
             "subject": fact.subject,
             "actor": fact.actor,
-            "detail": json.dumps(fact.detail, sort_keys=True, default=str),
+            "detail": json.dumps(redact_value(fact.detail), sort_keys=True, default=str),
             "once": once,
             "previous": digest,
         }

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from millrace import guards
 from millrace.errors import FencedError, MillraceError
 from millrace.pipeline import load_pipeline
 from millrace.signing import Keys
@@ -27,6 +28,7 @@ class Replica:
     def __init__(
         self, pipeline_name: str, pipelines_dir: str, objects_url: str, signing_key: str, log_folder: str
     ) -> None:
+        guards.install(streams=True)
         pipeline = load_pipeline(pipeline_name, Path(pipelines_dir))
         store = ObjectStore(objects_url, Keys(Path(signing_key)))
         # Serve's own HTTP layer sets the response's x-request-id.
