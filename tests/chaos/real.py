@@ -6,7 +6,6 @@ cluster's operator does, `supervise` does here: whatever has died is started aga
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import threading
@@ -28,6 +27,7 @@ from millrace.errors import MillraceError
 from millrace.faults import Fault, Schedule
 from millrace.ledger import Ledger
 from millrace.settings import Settings
+from millrace.storage import ObjectStore
 from tasks.prefect_api import flow_state, submit
 from tasks.run_kinds import ABANDONED
 from tests.chaos.world import MODEL, SOURCE, SPEC, differences
@@ -256,15 +256,14 @@ class RealWorld:
 
     def _artifacts(self, name: str) -> list[str]:
         """Kind and file digests of what is committed, files with the pipeline's name in them left out."""
-        root, found = Path(self.settings.objects), []
+        root, store, found = Path(self.settings.objects), ObjectStore.of(self.settings), []
         for kind in ("staged", "checkpoints", "packages", "evaluations"):
             for path in sorted((root / kind / name).rglob("manifest.json")):
-                document = json.loads(path.read_bytes())
-                for file, entry in document["entries"].items():
-                    content = (path.parent / entry["path"]).read_bytes()
-                    assert hashlib.sha256(content).hexdigest() == entry["sha256"], f"torn: {path}"
+                artifact = store.get(str(path.parent.relative_to(root)))
+                for file, entry in artifact.entries.items():
+                    artifact.read(file)  # raises when it is torn
                     if file not in ("spec.json", "model_card.md", "evaluation.json"):
-                        found.append(f"{kind} {file} {entry['sha256']}")
+                        found.append(f"{kind} {file} {entry.sha256}")
         return sorted(found)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections import Counter
@@ -14,6 +13,7 @@ import yaml
 from millrace.ledger import Ledger
 from millrace.settings import Settings
 from millrace.signing import Keys
+from millrace.storage import ObjectStore
 from tests.chaos.outside import Outside
 
 PIPELINE = "turning"
@@ -134,14 +134,13 @@ class World:
 
     def _artifacts(self) -> dict[str, str]:
         """Digest by key of what is committed; what a killed writer left unreferenced does not count."""
-        root = Path(self.settings.objects)
+        root, store = Path(self.settings.objects), ObjectStore.of(self.settings)
         found = {}
         for path in root.rglob("manifest.json"):
-            document = json.loads(path.read_bytes())
-            for entry in document["entries"].values():
-                content = (path.parent / entry["path"]).read_bytes()
-                assert hashlib.sha256(content).hexdigest() == entry["sha256"], f"torn: {path}"
-            found[str(path.parent.relative_to(root))] = document["digest"]
+            artifact = store.get(str(path.parent.relative_to(root)))
+            for name in artifact.entries:
+                artifact.read(name)  # raises when it is torn
+            found[artifact.key] = artifact.digest
         return found
 
 
