@@ -55,7 +55,7 @@ def find_incident(ledger: Ledger, key: str) -> Incident:
     Raises:
         UnknownNameError: the ledger has no such incident.
     """
-    # Asked only for what may be a key: an event may carry anything, of any length, a NUL that no database takes included.
+    # Only what may be a key is looked up: an event may carry anything, of any length, a NUL included.
     incident = ledger.outbox.find(key) if _KEY.fullmatch(key) else None
     if incident is None:
         raise UnknownNameError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import uuid
 from collections.abc import Callable
@@ -80,7 +81,7 @@ def respond_parameter(event: dict[str, Any]) -> str | None:
     None: the server refuses the event, or no trigger of ours fires for it.
     """
     from prefect.server.events.schemas.events import Event, matches
-    from prefect.server.utilities.user_templates import render_user_template_sync
+    from prefect.server.utilities.user_templates import TemplateRenderError, render_user_template_sync
     from prefect.settings import PREFECT_EVENTS_MAXIMUM_SIZE_BYTES
     from pydantic import ValidationError
 
@@ -91,7 +92,13 @@ def respond_parameter(event: dict[str, Any]) -> str | None:
     fires = received.event == EVENT and matches("millrace.pipeline.*", received.resource.id)
     if not fires or received.size_bytes > PREFECT_EVENTS_MAXIMUM_SIZE_BYTES.value():
         return None
-    return str(render_user_template_sync(trigger_parameter(), {"event": received}))
+    # As the action does: the value keeps its type, and the deployment's schema wants a string.
+    template = trigger_parameter().replace("}}", "| tojson }}")
+    try:
+        value = json.loads(render_user_template_sync(template, {"event": received}))
+    except TemplateRenderError:
+        return None
+    return value if isinstance(value, str) else None
 
 
 Malformation = Callable[[dict[str, Any], random.Random], dict[str, Any]]

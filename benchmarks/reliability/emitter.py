@@ -16,9 +16,7 @@ def main() -> None:
 
 def _emit(event: dict[str, Any]) -> str:
     try:
-        emit_event(
-            event=event["event"], resource=event["resource"], payload=event["payload"], id=event["id"]
-        )
+        emit_event(event=event["event"], resource=event["resource"], payload=event["payload"], id=event["id"])
     except (KeyError, ValueError, TypeError):
         return "refused"
     return "emitted"

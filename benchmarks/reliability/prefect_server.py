@@ -6,13 +6,11 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
-
+from benchmarks.reliability.api import Api
 from infra.local import parts
 from infra.local.layout import Layout
 from infra.local.ports import free_ports
@@ -78,9 +76,9 @@ class PrefectServer:
 
     def register_training(self) -> str:
         """A deployment `training/training` on a work pool without a worker: its runs stay as scheduled. Its id."""
-        with self._client() as client:
-            flow = _told(client.post("/flows/", json={"name": "training"}))
-            _told(client.post("/work_pools/", json={"name": self.settings.work_pool, "type": "process"}))
+        with Api(self.settings) as api:
+            flow = api.post("/flows/", {"name": "training"})
+            api.post("/work_pools/", {"name": self.settings.work_pool, "type": "process"})
             deployment = {
                 "name": "training",
                 "flow_id": flow["id"],
@@ -89,7 +87,7 @@ class PrefectServer:
                 "enforce_parameter_schema": False,
                 "tags": ["millrace"],
             }
-            return str(_told(client.post("/deployments/", json=deployment))["id"])
+            return str(api.post("/deployments/", deployment)["id"])
 
     def register_trigger(self, deployment: str, event: str, parameters: dict[str, str]) -> None:
         """An automation that runs `deployment` for each `event`, its parameters templated, as `prefect deploy` does."""
@@ -105,32 +103,20 @@ class PrefectServer:
             },
             "actions": [{"type": "run-deployment", "deployment_id": deployment, "parameters": parameters}],
         }
-        with self._client() as client:
-            _told(client.post("/automations/", json=automation))
+        with Api(self.settings) as api:
+            api.post("/automations/", automation)
 
     def runs_by_incident(self) -> Counter[str]:
         """How many runs name which incident in their parameters, malformed names included."""
         return Counter(str(run["parameters"].get("incident")) for run in self._runs())
 
     def count_runs(self) -> int:
-        with self._client() as client:
-            return int(_told(client.post("/flow_runs/count", json={})))
+        with Api(self.settings) as api:
+            return int(api.post("/flow_runs/count", {}))
 
     def _runs(self) -> Iterator[dict[str, Any]]:
         offset = 0
-        with self._client() as client:
-            while page := _told(
-                client.post("/flow_runs/filter", json={"limit": _PAGE, "offset": offset, "sort": "ID_DESC"})
-            ):
+        with Api(self.settings) as api:
+            while page := api.post("/flow_runs/filter", {"limit": _PAGE, "offset": offset, "sort": "ID_DESC"}):
                 yield from page
                 offset += len(page)
-
-    @contextmanager
-    def _client(self) -> Iterator[httpx.Client]:
-        with httpx.Client(base_url=self.settings.prefect_api_url, timeout=60, trust_env=False) as client:
-            yield client
-
-
-def _told(response: httpx.Response) -> Any:
-    response.raise_for_status()
-    return response.json()
