@@ -10,18 +10,18 @@ import httpx
 
 from millrace.settings import Settings
 
-_PATIENCE_SECONDS = 60.0
+_PATIENCE_SECONDS = 240.0
 
 
 class Api:
     """One connection to the server.
 
     Raises:
-        httpx.HTTPError: the server refuses, or does not answer within a minute.
+        httpx.HTTPError: the server refuses, or does not answer within four minutes.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._client = httpx.Client(base_url=settings.prefect_api_url, timeout=60, trust_env=False)
+        self._client = httpx.Client(base_url=settings.prefect_api_url, timeout=_PATIENCE_SECONDS, trust_env=False)
 
     def __enter__(self) -> Self:
         return self

@@ -26,7 +26,7 @@ from tasks.responses import EVENT
 _BACKLOG = 200
 _ASKED_EVERY = 100
 #: Seconds without another run after which no more is expected.
-_QUIET_SECONDS = 15.0
+_QUIET_SECONDS = 30.0
 
 
 def measure(

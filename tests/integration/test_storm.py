@@ -8,6 +8,7 @@ from benchmarks.reliability.storm import measure
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(600)
 def test_every_incident_of_a_storm_has_one_training() -> None:
     figures = measure(incidents=300, server_kills=1, process_kills=1)
     assert figures["incidents"] == figures["opened_in_ledger"] == 300
