@@ -1,0 +1,1 @@
+"""`make bench-reliability`: what a stack survives, and who gets in."""
