@@ -1,4 +1,4 @@
-"""A pipeline `tiny` that serves without having been trained: a package of random weights, deployed on a running stack."""
+"""A pipeline that serves without having been trained: a package of random weights, deployed on a running stack."""
 
 from __future__ import annotations
 

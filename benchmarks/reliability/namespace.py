@@ -31,7 +31,7 @@ class Neighbour:
     def run(self, command: Sequence[str], *, seconds: float = _SECONDS) -> subprocess.CompletedProcess[str]:
         """Run a command inside; it is killed after `seconds`."""
         inside = ["ip", "netns", "exec", self.name, *command]
-        return subprocess.run(inside, capture_output=True, text=True, timeout=seconds, check=False)  # noqa: S603
+        return subprocess.run(inside, capture_output=True, text=True, timeout=seconds, check=False)
 
     def python(self, *arguments: str, seconds: float = _SECONDS) -> str:
         """What `python ARGUMENTS` prints inside.
@@ -96,4 +96,4 @@ def _sweep() -> None:
 
 
 def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=10, check=True)  # noqa: S603, S607
+    subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=10, check=True)

@@ -229,6 +229,8 @@ def ray(settings: Settings, layout: Layout, ports: AuxiliaryPorts | None) -> Par
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(layout.haproxy / "server-state"),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(p.haproxy_stats),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(p.haproxy_metrics),
+            # The access log. Nobody reads it, and by default it goes to port 514 from a UDP socket on all interfaces.
+            "RAY_SERVE_HAPROXY_LOG_TARGET": str(layout.haproxy / "log.sock"),
             # An HAProxy replaced by a reload lives as long as its last kept-alive connection, at most this long.
             "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "15",
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(p.fallback_proxy),
@@ -258,11 +260,7 @@ def haproxy_script(binary: str, settings: Settings) -> str:
     Ray's template binds the first two to all interfaces and has no setting for it. The ingress has one, but replicas
     would then listen there too. $3 is the configuration file.
     """
-    edits = [
-        r"s/^\( *bind \)\*\{0,1\}:/\1127.0.0.1:/",
-        # The access log goes by UDP to a port where nobody listens, from a socket on all interfaces.
-        r"/^ *log 127\.0\.0\.1:/d",
-    ]
+    edits = [r"s/^\( *bind \)\*\{0,1\}:/\1127.0.0.1:/"]
     if settings.listens_elsewhere:
         ingress = rf"127\.0\.0\.1:{urlsplit(settings.serve_url).port}"
         where = ",".join(ingress_addresses(settings))
