@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from infra.local.environment import environment
 from millrace.settings import Settings
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -75,7 +76,7 @@ deploy.deploy(settings, name, Target("1", package.key, package.digest))
 
 
 def deploy_tiny(settings: Settings, name: str) -> str:
-    """Make the pipeline folder and let version 1 serve; returns the endpoint's URL. The environment is the stack's."""
+    """Make the pipeline folder and let version 1 serve; returns the endpoint's URL."""
     folder = settings.pipelines / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pipeline.yaml").write_text(yaml.safe_dump({"name": name, **json.loads(json.dumps(_SPEC))}))
@@ -83,7 +84,7 @@ def deploy_tiny(settings: Settings, name: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", _DEPLOY, name],
         cwd=_ROOT,
-        env=os.environ | settings.environment(),
+        env=os.environ | environment(settings),
         capture_output=True,
         text=True,
         timeout=_SECONDS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,19 @@ def keys(tmp_path: Path) -> KeyFile:
     return KeyFile(tmp_path / "keys.json")
 
 
+class Clock:
+    """Each look at it is a second later."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
 @pytest.fixture
 def door(keys: KeyFile) -> Door:
-    return Door.of(Settings(keys_file=keys.path))
+    return replace(Door.of(Settings(keys_file=keys.path)), clock=Clock())
 
 
 def bearer(key: str, scheme: str = "Bearer") -> tuple[bytes, bytes]:
@@ -79,7 +90,7 @@ def test_a_revoked_key_is_refused_and_the_last_one_does_not_open_the_door(door: 
 
 
 def test_beyond_loopback_a_key_is_demanded_before_there_is_one(keys: KeyFile) -> None:
-    door = Door.of(Settings(keys_file=keys.path, listen="0.0.0.0"))
+    door = replace(Door.of(Settings(keys_file=keys.path, listen="0.0.0.0")), clock=Clock())
     with pytest.raises(UnknownCallerError):
         door.check([HOME])
     _, key = keys.create("acme")
@@ -104,6 +115,17 @@ def test_a_damaged_file_lets_nobody_in(door: Door, keys: KeyFile) -> None:
     for headers in ([HOME], [HOME, bearer(key)]):
         with pytest.raises(ServiceError, match="keys cannot be read"):
             door.check(headers)
+
+
+def test_the_file_is_looked_at_five_times_a_second(keys: KeyFile) -> None:
+    moments = [0.0, 0.1, 0.19, 0.2]
+    door = replace(Door.of(Settings(keys_file=keys.path)), clock=lambda: moments.pop(0))
+    assert door.check([HOME]) is None
+    keys.create("acme")
+    assert door.check([HOME]) is None
+    assert door.check([HOME]) is None
+    with pytest.raises(UnknownCallerError):
+        door.check([HOME])
 
 
 def test_an_unchanged_file_is_not_read_again(door: Door, keys: KeyFile, monkeypatch: pytest.MonkeyPatch) -> None:
