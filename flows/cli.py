@@ -218,7 +218,7 @@ def create_key(
     """Make a key and show it: only now, as only its hash is kept."""
     from millrace.keys import KeyFile
 
-    made, key = KeyFile(context.obj.keys).create(customer)
+    made, key = KeyFile(context.obj.keys_path).create(customer)
     _answer({**made.as_dict(), "key": key}, as_json, "created_key")
 
 
@@ -227,7 +227,7 @@ def list_keys(context: typer.Context, as_json: Json = False) -> None:
     """List the keys: whose, since when, revoked or not. The keys themselves are nowhere kept."""
     from millrace.keys import KeyFile
 
-    _answer({"keys": [key.as_dict() for key in KeyFile(context.obj.keys).read()]}, as_json, "keys")
+    _answer({"keys": [key.as_dict() for key in KeyFile(context.obj.keys_path).read()]}, as_json, "keys")
 
 
 @keys.command("revoke")
@@ -239,7 +239,7 @@ def revoke_key(
     """Refuse a key from now on. Predictions go on needing one, even when none is left."""
     from millrace.keys import KeyFile
 
-    _answer({"keys": [KeyFile(context.obj.keys).revoke(key_id).as_dict()]}, as_json, "keys")
+    _answer({"keys": [KeyFile(context.obj.keys_path).revoke(key_id).as_dict()]}, as_json, "keys")
 
 
 def main() -> None:

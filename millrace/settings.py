@@ -122,7 +122,7 @@ class Settings(BaseSettings):
         return self.ledger_url.get_secret_value() if self.ledger_url else f"sqlite:///{self.state}/ledger.db"
 
     @property
-    def keys(self) -> Path:
+    def keys_path(self) -> Path:
         """Absolute path of the file with the hashes of the serving keys."""
         return (self.keys_file or self.state / "keys.json").expanduser().absolute()
 
@@ -161,7 +161,7 @@ class Settings(BaseSettings):
         if self.objects_url is not None:
             values["objects_url"] = self.objects
         if self.keys_file is not None:
-            values["keys_file"] = str(self.keys)
+            values["keys_file"] = str(self.keys_path)
         return {f"{_PREFIX}{name.upper()}": value for name, value in values.items()}
 
 

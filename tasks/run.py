@@ -111,7 +111,7 @@ class Interrupted(BaseException):
 
 
 @contextmanager
-def _going_on(run: str) -> Iterator[None]:
+def going_on(run: str) -> Iterator[None]:
     """Have a run that goes on crash, which is how Prefect and the reconciler tell it from one that failed."""
     try:
         yield
@@ -150,7 +150,7 @@ def open_run(flow: str, pipeline: str, as_of: datetime | None = None) -> Iterato
     found = load_pipeline(pipeline, settings.pipelines)
     run = str(flow_run.get_id() or f"{LOCAL}{uuid.uuid4().hex}")
     ledger = Ledger(settings.ledger)
-    with living(ledger, run, flow, pipeline), _going_on(run), identified(pipeline=pipeline, run=run):
+    with going_on(run), living(ledger, run, flow, pipeline), identified(pipeline=pipeline, run=run):
         moment = utc(as_of) if as_of is not None else datetime.now(UTC)
         started = ledger.decide(
             pipeline, STARTED, run, {"flow": flow, "as_of": moment.isoformat()}, actor=run, once=run

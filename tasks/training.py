@@ -5,6 +5,7 @@ from __future__ import annotations
 from millrace.dataset import StagedSet
 from millrace.errors import DataError, QuarantineError
 from millrace.gate import Evaluation, load_evaluation, publish_evaluation
+from millrace.ledger import REGISTERED, Fact
 from millrace.pipeline import Pipeline
 from millrace.provenance import code_digest, commit, evaluation_code_digest, lock_digest
 from millrace.storage import digest_json
@@ -20,6 +21,7 @@ from tasks.registry import CHALLENGER, Registry, Version
 from tasks.run import Run, step
 
 EVALUATED = "evaluated"
+FITTED = "fitted"
 
 
 @step
@@ -85,19 +87,25 @@ def train_model(run: Run, request: TrainRequest) -> TrainResult:
     Raises:
         TrainingError: the workers failed more often than the spec allows.
     """
-    if (found := find_result(request)) is not None:
-        return found
-    from tasks.epoch_metrics import EpochMetrics
+    result = find_result(request)
+    if result is None:
+        from tasks.epoch_metrics import EpochMetrics
 
-    mlflow_run = open_mlflow_run(run, request)
-    result = train(request, run.pipeline, [EpochMetrics(run.settings.mlflow_url, mlflow_run)])
-    package = run.store.get(result.package_key)
-    Registry(run.settings).finish_run(mlflow_run, result.metrics, package.lineage["history"])
-    artifacts.training_curves(run.pipeline.name, package.lineage["history"], int(result.metrics["best_epoch"]))
+        result = train(request, run.pipeline, [EpochMetrics(run.settings.mlflow_url, open_mlflow_run(run, request))])
+    if result.trained_by == run.id and run.recorded(FITTED) is None:
+        _report_training(run, request, result)
+    return result
+
+
+def _report_training(run: Run, request: TrainRequest, result: TrainResult) -> None:
+    """Tell MLflow, the Prefect UI and the ledger of a training that this run did, perhaps before it was killed."""
+    history = run.store.get(result.package_key).lineage["history"]
+    Registry(run.settings).finish_run(open_mlflow_run(run, request), result.metrics, history)
+    artifacts.training_curves(run.pipeline.name, history, int(result.metrics["best_epoch"]))
     spec = run.pipeline.spec.training
     workers = spec.num_workers
     run.spend("train", result.seconds, workers * spec.cpus_per_worker, workers if spec.use_gpu else 0)
-    return result
+    run.record(FITTED, {"package": result.package_digest})
 
 
 def open_mlflow_run(run: Run, request: TrainRequest) -> str:
@@ -163,10 +171,24 @@ def evaluation_key(pipeline: Pipeline, request: TrainRequest, result: TrainResul
 @step
 def register_model(run: Run, request: TrainRequest, result: TrainResult, evaluation: Evaluation) -> Version:
     """Register the package as the challenger, its verdict beside it."""
-    registry = Registry(run.settings)
-    run.prove()
+    registry, name = Registry(run.settings), run.pipeline.name
+    known = run.ledger.registered(name, result.package_digest)
+    if known is not None:
+        version = registry.version(name, known)
+    else:
+        version = _register(run, request, result, evaluation)
+        detail = {"package": result.package_digest}
+        fact = Fact(name, REGISTERED, version.version, detail, run.id, once=result.package_digest)
+        run.ledger.append(fact, token=run.proof)
+    if CHALLENGER not in version.aliases:
+        run.prove()
+        registry.set_alias(version, CHALLENGER)
+    return version
+
+
+def _register(run: Run, request: TrainRequest, result: TrainResult, evaluation: Evaluation) -> Version:
     challenger = {f"evaluation_{name}": value for name, value in evaluation.metrics["challenger"].items()}
-    version = registry.register(
+    return Registry(run.settings).register(
         run.store.get(result.package_key),
         run.pipeline.spec,
         run_id=open_mlflow_run(run, request),
@@ -178,7 +200,5 @@ def register_model(run: Run, request: TrainRequest, result: TrainResult, evaluat
             "millrace.flow_run": result.trained_by or run.id,
         },
         metrics=dict(result.metrics) | challenger,
+        prove=run.prove,
     )
-    run.prove()
-    registry.set_alias(version, CHALLENGER)
-    return version

@@ -1,1 +1,1 @@
-"""`make bench-reliability`: what a stack survives, and who gets in."""
+"""`make bench-reliability`: what is lost, done twice or let in when everything is killed, forged and flooded."""

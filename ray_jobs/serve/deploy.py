@@ -246,7 +246,7 @@ def _code_version(pipeline: Pipeline, settings: Settings) -> str:
     """
     root = Path(millrace.__file__).parent
     files = sorted((*root.rglob("*.py"), *Path(__file__).parent.glob("*.py")))
-    door = (str(settings.keys), settings.serve_url, str(settings.listens_elsewhere))
+    door = (str(settings.keys_path), settings.serve_url, str(settings.listens_elsewhere))
     places = (str(pipeline.folder), settings.objects, str(settings.state), *door)
     digest = hashlib.sha256("\0".join(places).encode())
     for path in files:

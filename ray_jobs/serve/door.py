@@ -42,7 +42,7 @@ class Door:
         """The door that the settings ask for."""
         served = urlsplit(settings.serve_url)
         hosts = {"127.0.0.1", "localhost", "[::1]", served.hostname or ""}
-        return cls(KeyFile(settings.keys), settings.listens_elsewhere, frozenset(hosts))
+        return cls(KeyFile(settings.keys_path), settings.listens_elsewhere, frozenset(hosts))
 
     def check(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """The customer whose key the request carries; None where none is demanded.
