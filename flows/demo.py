@@ -158,7 +158,11 @@ def _ask_once(demo: _Demo) -> None:
         answer = httpx.post(
             f"{demo.settings.serve_url}/v1/{demo.name}/predict",
             content=example_request(demo.pipeline, window),
-            headers={"content-type": "application/json", "x-request-id": f"demo-{demo.name}-first"},
+            headers={
+                "content-type": "application/json",
+                "x-request-id": f"demo-{demo.name}-first",
+                **demo.settings.serve_headers,
+            },
             timeout=30.0,
         )
     if not answer.is_success:

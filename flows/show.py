@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -137,6 +138,19 @@ def created(answer: Mapping[str, Any]) -> None:
         table.add_row("[yellow]note[/yellow]", note)
     _out().print(table)
     _out().print(f"Next: millrace validate {name}; then millrace demo {name} closes the loop on it.")
+
+
+def keys(answer: Mapping[str, Any]) -> None:
+    table = Table("id", "customer", "created", "revoked")
+    for key in answer["keys"]:
+        table.add_row(key["id"], key["customer"], key["created_at"], key["revoked_at"] or "")
+    _out().print(table if answer["keys"] else "there is no key yet: `millrace keys create CUSTOMER`")
+
+
+def created_key(answer: Mapping[str, Any]) -> None:
+    _out().print(f"Key {answer['id']} of {answer['customer']}, shown only now:")
+    # Not through the console: it would break a long word at the terminal's edge.
+    sys.stdout.write(f"{answer['key']}\n")
 
 
 def demo(answer: Mapping[str, Any]) -> None:

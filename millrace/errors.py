@@ -18,7 +18,9 @@
     ├── ConflictError               7    409   yes   somebody else holds what this run needs
     │   └── FencedError             7    409   no    this run no longer holds the pipeline it is about to change
     └── RequestError                2    422   no    a prediction request breaks the feature contract
-        └── RequestTooLargeError         2    413   no    more rows or bytes than the spec allows
+        ├── RequestTooLargeError         2    413   no    more rows or bytes than the spec allows
+        ├── UnknownCallerError           2    401   no    a request without a valid key
+        └── ForeignRequestError          2    403   no    a request that a page of another origin sends
 
 A message says what is wrong, what was got, what is allowed and what to do next. Library errors are mapped to
 this tree once, where the library is called.
@@ -166,6 +168,14 @@ class RequestError(MillraceError):
 
 class RequestTooLargeError(RequestError):
     http_status = 413
+
+
+class UnknownCallerError(RequestError):
+    http_status = 401
+
+
+class ForeignRequestError(RequestError):
+    http_status = 403
 
 
 def shorten(text: str, limit: int = _MAX_GOT_CHARS) -> str:

@@ -196,7 +196,11 @@ def _ask(
         for attempt in range(_ATTEMPTS):
             with fault_point(f"prefect.{point}"):
                 response = httpx.request(
-                    method, f"{settings.prefect_api_url}{path}", json=body, timeout=_TIMEOUT_SECONDS
+                    method,
+                    f"{settings.prefect_api_url}{path}",
+                    json=body,
+                    headers=settings.prefect_headers,
+                    timeout=_TIMEOUT_SECONDS,
                 )
             # A server on SQLite answers so while another writer holds the database: nothing was done, ask again.
             if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
@@ -208,6 +212,10 @@ def _ask(
             got=str(error) or None,
             next="start it with `millrace up`",
         ) from error
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        raise ServiceError(
+            f"Prefect at {settings.prefect_url} does not accept our credentials", next="correct MILLRACE_PREFECT_AUTH"
+        )
     if response.status_code == httpx.codes.NOT_FOUND and missing is not None:
         raise UnknownNameError(f"Prefect knows no '{missing}'", next="register the deployments with `millrace up`")
     if response.status_code in (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY):

@@ -33,6 +33,7 @@ from millrace.pipeline import Pipeline
 from millrace.request_values import check_request_id
 from millrace.storage import ObjectStore
 from ray_jobs.serve.asgi import Receive, Scope, Send, lifespan, read_body
+from ray_jobs.serve.door import Door
 from ray_jobs.serve.problems import CONTENT_TYPE, MethodError, NoRouteError, problem
 from ray_jobs.serve.versions import LoadedVersion, Target, load_version
 
@@ -53,16 +54,25 @@ class _Serving:
 class PredictionService:
     """Answers `/predict`, `/outcomes`, `/health`, `/ready` and `/` for one pipeline.
 
+    `door` says who may ask for predictions and send outcomes; none: everybody who gets here.
+
     Building it recovers what killed processes left in the inference log. It answers predictions once `load` has
     brought a version.
     """
 
     def __init__(
-        self, pipeline: Pipeline, store: ObjectStore, log_folder: Path, *, echo_request_id: bool = True
+        self,
+        pipeline: Pipeline,
+        store: ObjectStore,
+        log_folder: Path,
+        *,
+        door: Door | None = None,
+        echo_request_id: bool = True,
     ) -> None:
         self.pipeline = pipeline
         self._store = store
         self._folder = log_folder
+        self._door = door
         self._echo_request_id = echo_request_id
         self._loading = asyncio.Lock()
         self._prepared: LoadedVersion | None = None
@@ -155,6 +165,8 @@ class PredictionService:
             if method != scope["method"]:
                 headers.append((b"allow", method.encode()))
                 raise MethodError("this path has another method", got=scope["method"], allowed=method)
+            if self._door is not None and method == "POST":
+                self._door.check(scope["headers"])
             body = await read_body(scope, receive, self._max_body_bytes) if method == "POST" else b""
             if body is None:
                 return
@@ -162,6 +174,8 @@ class PredictionService:
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the caller gets a problem document
             status, document = problem(error, request_id)
             content_type = CONTENT_TYPE
+            if status == 401:
+                headers.append((b"www-authenticate", b'Bearer realm="millrace"'))
             if status >= 500:
                 _log.error("request %s failed", request_id, exc_info=error)
         payload = orjson.dumps(document)
