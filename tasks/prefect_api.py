@@ -171,14 +171,17 @@ def error_of(state: FlowState) -> MillraceError:
     """The error that ended a flow run, as one of ours: its class gives the exit code."""
     text = state.message.split("exception: ", 1)[-1]
     name, _, message = text.partition(": ")
-    kinds = {kind.__name__: kind for kind in _subclasses(MillraceError)}
-    if name in kinds and not name.startswith("Request"):
-        return kinds[name](message.strip())
-    return MillraceError(
+    return error_named(name, message.strip()) or MillraceError(
         f"flow run '{state.name}' ended as {state.state.lower()}",
         got=text or None,
         next=f"look at its logs in the Prefect UI, flow run {state.id}",
     )
+
+
+def error_named(name: str, message: str) -> MillraceError | None:
+    """The error of ours with this class name, as it was told in another process; None when it is none of ours."""
+    kinds = {kind.__name__: kind for kind in _subclasses(MillraceError)}
+    return kinds[name](message) if name in kinds and not name.startswith("Request") else None
 
 
 def _subclasses(kind: type[MillraceError]) -> Iterator[type[MillraceError]]:
