@@ -102,6 +102,12 @@ class GuardWatch:
         if failed is not None:
             raise failed
 
+    def close(self) -> None:
+        """Let go of the logs."""
+        for watched in self._watched.values():
+            watched.traffic.close()
+        self._watched.clear()
+
     def _look(self, entry: Entry, now: datetime) -> None:
         if not self._is_due(entry, now):
             if (watched := self._watched.pop(entry.pipeline, None)) is not None:
