@@ -20,6 +20,7 @@ run: $(STAMP) ## Close the loop on a year of New York flights, on this machine
 .PHONY: test
 test: $(STAMP) ## Run all tests
 	@$(BIN)/pytest tests/unit -q -n 2
+	@$(BIN)/pytest tests/chaos -q -n 2
 	@$(BIN)/pytest tests/integration tests/e2e
 
 .PHONY: test-unit
@@ -41,6 +42,14 @@ format: $(STAMP) ## Format the code
 .PHONY: bench-loop
 bench-loop: $(STAMP) ## Time each step of the loop and print where the time goes
 	@$(BIN)/python -m benchmarks.loop
+
+.PHONY: bench-reliability
+bench-reliability: $(STAMP) ## Kill, forge and flood everything; print what was lost (ONLY="part part" for some parts)
+	@$(BIN)/python -m benchmarks.reliability $(foreach part,$(ONLY),--only $(part))
+
+.PHONY: chaos
+chaos: $(STAMP) ## Kill and fail every point of the loop and compare the worlds (SEED=1 COUNT=1000 REAL=100)
+	@$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --count $(or $(COUNT),1000) --real $(or $(REAL),100)
 
 .PHONY: lock
 lock: $(STAMP) ## Resolve all packages anew into requirements.lock

@@ -66,9 +66,7 @@ def judge(spec: GuardSpec, traffic: Traffic) -> Verdict:
     # As with failures, too few of them prove nothing.
     limit = spec.max_p99_ms if len(traffic.seconds) >= spec.min_requests else None
     if limit is not None and p99 is not None and p99 > limit:
-        reason = (
-            f"99 of 100 answers took up to {p99:.1f} ms in {spec.window_seconds:g} s, {limit:g} ms allowed"
-        )
+        reason = f"99 of 100 answers took up to {p99:.1f} ms in {spec.window_seconds:g} s, {limit:g} ms allowed"
         breaches.append((P99_MS, p99, limit, reason))
     if breaches:
         metric, observed, threshold, _ = breaches[0]

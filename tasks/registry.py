@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,21 +119,28 @@ class Registry:
         run_id: str,
         tags: Mapping[str, str],
         metrics: Mapping[str, float],
+        prove: Callable[[], None],
     ) -> Version:
-        """The model version of `package`; registered once, found again when the run is repeated."""
+        """The model version of `package`; registered once, found again when the run is repeated.
+
+        MLflow has no compare-and-set: `prove` is called last before the version is made, and of two versions of one
+        package, which a run and its zombie can make, the first is meant.
+        """
         known = [version for version in self.versions(spec.name) if version.package_digest == package.digest]
         if known:
-            return known[0]
+            return known[-1]
+        description = package.read(CARD).decode()
         with tempfile.TemporaryDirectory() as folder:
             _write_model_folder(Path(folder), package, spec, run_id, metrics)
             self._ask("log_artifacts", run_id, folder, "model")
         self._ensure_model(spec)
+        prove()
         made = self._ask(
             "create_model_version",
             spec.name,
             source=f"runs:/{run_id}/model",
             run_id=run_id,
-            description=package.read(CARD).decode(),
+            description=description,
             tags={_PACKAGE_KEY: package.key, _PACKAGE_DIGEST: package.digest}
             | {name: value[:_MAX_TAG_CHARS] for name, value in tags.items()},
         )

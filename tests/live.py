@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,25 @@ def live_pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def live_settings(live_pipelines: Path) -> Iterator[Settings]:
     """Settings of a running stack, with its deployments registered; the process's environment is the stack's."""
+    with running_stack(live_pipelines.parent) as settings:
+        yield settings
+
+
+@contextmanager
+def running_stack(folder: Path, **extra: str) -> Iterator[Settings]:
+    """A stack on free ports, its state and pipelines below `folder`; `extra` goes into the environment of its parts."""
     prefect, mlflow, serve, ray = free_ports(4)
     settings = Settings(
-        state_dir=live_pipelines.parent / "state",
-        pipelines_dir=live_pipelines,
+        state_dir=folder / "state",
+        pipelines_dir=folder / "pipelines",
         prefect_url=f"http://127.0.0.1:{prefect}",
         mlflow_url=f"http://127.0.0.1:{mlflow}",
         serve_url=f"http://127.0.0.1:{serve}",
         ray_port=ray,
     )
+    settings.pipelines.mkdir(parents=True, exist_ok=True)
     before = dict(os.environ)
-    os.environ.update(environment(settings))
+    os.environ.update({**environment(settings), **extra})
     try:
         up = run_millrace(settings, "up")
         assert up.returncode == 0, up.stderr

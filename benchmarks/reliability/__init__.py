@@ -1,1 +1,1 @@
-"""Benchmarks: each prints a table and writes benchmarks/results/NAME.json with hardware, date and commit."""
+"""`make bench-reliability`: what is lost, done twice or let in when everything is killed, forged and flooded."""

@@ -168,9 +168,7 @@ def summary(answers: Sequence[Answer], rollbacks: Sequence[Rollback]) -> dict[st
 def _roll_back(settings: Settings, name: str, options: Sequence[str], old: str) -> Rollback:
     command = [sys.executable, "-m", "flows.cli", "rollback", name, *options]
     started = time.monotonic()
-    done = subprocess.run(
-        command, env=os.environ | environment(settings), capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=os.environ | environment(settings), capture_output=True, text=True, check=False)
     ended = time.monotonic()
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr}")

@@ -21,6 +21,7 @@ from millrace.storage import digest_json
 from millrace.window import Window
 
 SERVING = "serving"
+REGISTERED = "registered"
 WINDOW_CHECKED = "window_checked"
 
 
@@ -128,6 +129,11 @@ class Ledger:
         Its subject is the version, `detail["package"]` the package's digest.
         """
         return self.newest(pipeline, SERVING, until=at)
+
+    def registered(self, pipeline: str, package: str) -> str | None:
+        """The number of the model version that `package` (a digest) was registered as, or None."""
+        found = [entry for entry in self.entries(pipeline, REGISTERED) if entry.detail["package"] == package]
+        return found[0].subject if found else None
 
     def all_serving(self) -> list[Entry]:
         """For each pipeline that serves a version, the entry by which it does."""

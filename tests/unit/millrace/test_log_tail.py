@@ -70,7 +70,9 @@ def test_each_record_comes_once_however_segments_are_closed(steps: list[str]) ->
         assert sorted(found) == sorted(written)
 
 
-def test_a_record_has_its_time_in_microseconds_from_lines_and_from_parquet(tmp_path: Path, follow: Callable[..., LogTail]) -> None:
+def test_a_record_has_its_time_in_microseconds_from_lines_and_from_parquet(
+    tmp_path: Path, follow: Callable[..., LogTail]
+) -> None:
     writer = failures_writer(tmp_path, 1e9)
     append(writer, "a")
     (from_lines,) = list(follow(tmp_path).new())
