@@ -14,10 +14,12 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,15 +28,20 @@ from infra.local.environment import environment
 from millrace.ledger import Ledger
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.requests import RequestContract
+from millrace.scaffold.write import create_pipeline
 from millrace.settings import Settings, load_settings
 from millrace.storage import ObjectStore
 from ray_jobs.serve.versions import Target, load_version
 from tasks.champion_pile import served_before
 from tasks.registry import Registry
+from tests.e2e.conftest import FIRST, LAST, drifting_table, set_values
+from tests.live import run_millrace, running_stack
 
 ROLLBACKS = 20
 THREADS = 8
 
+_NAME = "churn"
+_VALUES = {"epochs": 8, "window_days": 10.0, "validation_days": 5.0, "lookback_days": 20.0, "replicas": 2}
 _BODIES = 16
 _ROWS = 4
 _TOLERANCE = 1e-5
@@ -114,7 +121,24 @@ class Load:
         return all(abs(one - other) <= _TOLERANCE for one, other in pairs)
 
 
-def measure(
+def measure(rollbacks: int, threads: int, tell: Callable[[str], None]) -> dict[str, Any]:
+    """As `measure_on`, on a stack of its own with a pipeline of two replicas that was trained twice."""
+    with tempfile.TemporaryDirectory(prefix="millrace-rollback-") as folder:
+        table = Path(folder) / "churn.csv"
+        drifting_table(table)
+        with running_stack(Path(folder)) as settings:
+            made = create_pipeline(_NAME, str(table), time="asked_at", label="left", pipelines_dir=settings.pipelines)
+            set_values(made.folder / "pipeline.yaml", _VALUES)
+            for as_of in (FIRST, LAST):
+                tell(f"training as of {as_of}")
+                done = run_millrace(settings, "run", _NAME, "--as-of", as_of)
+                if done.returncode != 0:
+                    raise RuntimeError(done.stderr)
+            tell(f"{rollbacks} rollbacks under {threads} threads of requests")
+            return measure_on(settings, _NAME, rollbacks=rollbacks, threads=threads)
+
+
+def measure_on(
     settings: Settings, name: str, *, rollbacks: int = ROLLBACKS, threads: int = THREADS
 ) -> dict[str, dict[str, Any]]:
     """Roll pipeline `name` back and forth under load; it serves in the end what it served before, for even counts.
@@ -216,7 +240,7 @@ def _quantile(values: Sequence[float], share: float) -> float:
 
 def main() -> None:
     """Measure the stack that the environment names; print the figures."""
-    sys.stdout.write(json.dumps(measure(load_settings(), sys.argv[1]), indent=2) + "\n")
+    sys.stdout.write(json.dumps(measure_on(load_settings(), sys.argv[1]), indent=2) + "\n")
 
 
 if __name__ == "__main__":
