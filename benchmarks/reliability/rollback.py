@@ -148,11 +148,11 @@ def measure_on(
     """
     pipeline = load_pipeline(name, settings.pipelines)
     newer, older = _two_versions(settings, name)
-    bodies = _bodies(pipeline)
-    expected = {version: _answers(settings, pipeline, version, bodies) for version in (newer, older)}
+    asked = bodies(pipeline)
+    expected = {version: _answers(settings, pipeline, version, asked) for version in (newer, older)}
     if all(math.isclose(a, b) for a, b in zip(*(itertools.chain(*found) for found in expected.values()), strict=True)):
         raise ValueError(f"versions {older} and {newer} of '{name}' answer the same: no wrong answer could be seen")
-    load = Load(f"{settings.serve_url}/v1/{name}/predict", bodies, expected)
+    load = Load(f"{settings.serve_url}/v1/{name}/predict", asked, expected)
     load.start(threads)
     try:
         load.wait_for(_BETWEEN)
@@ -207,7 +207,8 @@ def _two_versions(settings: Settings, name: str) -> tuple[str, str]:
     return now.subject, before.subject
 
 
-def _bodies(pipeline: Pipeline) -> list[bytes]:
+def bodies(pipeline: Pipeline) -> list[bytes]:
+    """Requests of a few rows each, from the end of the pipeline's past."""
     start, end = pipeline.source.extent()
     spec = pipeline.spec.data
     rows = pipeline.source.rows(start, end, end).tail(_BODIES * _ROWS)[list(spec.features)]
@@ -215,13 +216,13 @@ def _bodies(pipeline: Pipeline) -> list[bytes]:
     return [json.dumps({"rows": given[at : at + _ROWS]}).encode() for at in range(0, len(given), _ROWS)]
 
 
-def _answers(settings: Settings, pipeline: Pipeline, number: str, bodies: Sequence[bytes]) -> list[list[float]]:
+def _answers(settings: Settings, pipeline: Pipeline, number: str, asked: Sequence[bytes]) -> list[list[float]]:
     """What the package of the version answers, computed here and without the service."""
     version = Registry(settings).version(pipeline.name, number)
     target = Target(version.version, version.package_key, version.package_digest)
     loaded = load_version(target, ObjectStore(settings.objects), pipeline)
     contract = RequestContract(loaded.predictor.spec)
-    return [_numbers(loaded.answer(contract.parse(body).batch).predictions) for body in bodies]
+    return [_numbers(loaded.answer(contract.parse(body).batch).predictions) for body in asked]
 
 
 def _numbers(predictions: Sequence[Mapping[str, Any]]) -> list[float]:
