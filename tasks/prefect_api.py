@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from millrace.errors import ConflictError, MillraceError, ServiceError, UnknownNameError
+from millrace.errors import ConflictError, MillraceError, ServiceError, UnknownNameError, error_named
 from millrace.faults import fault_point
 from millrace.settings import Settings
 
@@ -176,18 +176,6 @@ def error_of(state: FlowState) -> MillraceError:
         got=text or None,
         next=f"look at its logs in the Prefect UI, flow run {state.id}",
     )
-
-
-def error_named(name: str, message: str) -> MillraceError | None:
-    """The error of ours with this class name, as it was told in another process; None when it is none of ours."""
-    kinds = {kind.__name__: kind for kind in _subclasses(MillraceError)}
-    return kinds[name](message) if name in kinds and not name.startswith("Request") else None
-
-
-def _subclasses(kind: type[MillraceError]) -> Iterator[type[MillraceError]]:
-    for child in kind.__subclasses__():
-        yield child
-        yield from _subclasses(child)
 
 
 def _ask(

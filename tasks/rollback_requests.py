@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from millrace.errors import MillraceError
+from millrace.errors import MillraceError, error_named
 from millrace.ledger import Entry, Fact, Ledger
-from tasks.prefect_api import error_named
 from tasks.run_kinds import LOCAL
 
 REQUESTED = "rollback_requested"
