@@ -141,6 +141,31 @@ def versions(context: typer.Context, name: Name, as_json: Json = False) -> None:
 
 
 @app.command()
+def history(
+    context: typer.Context,
+    name: Name,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="Tell what served at this time (ISO 8601), and why.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show what runs note for themselves, too.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check that no entry of the ledger was altered.")] = False,
+    head: Annotated[
+        str | None,
+        typer.Option("--head", metavar="DIGEST", help="Verify, also that what an earlier --verify printed is there."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what served at any moment, why, and who decided: promotions, refusals, rollbacks, incidents, answers.
+
+    The ledger is a chain of digests: --verify finds an entry that was changed, removed or put between.
+    """
+    from flows.history import history as tell
+
+    answer = tell(context.obj, name, at=_time(at), everything=everything, verify=verify, head=head)
+    _answer(answer, as_json, "history")
+
+
+@app.command()
 def demo(
     context: typer.Context,
     name: Name = "flight_delays",

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -100,6 +101,33 @@ def versions(answer: Mapping[str, Any]) -> None:
     )
 
 
+def history(answer: Mapping[str, Any]) -> None:
+    name, serving = answer["pipeline"], answer["serving"]
+    if answer.get("entries"):
+        table = Table(title=name, title_justify="left")
+        for head in ("entry", "at", "what", "of", "why", "decided by"):
+            table.add_column(head, justify="right" if head == "entry" else "left", overflow="fold")
+        for entry in answer["entries"]:
+            told = (entry["kind"], entry["subject"], entry["why"], entry["actor"])
+            table.add_row(str(entry["entry"]), _moment(entry["at"]), *map(escape, told))
+        _out().print(table)
+    if serving is None:
+        when = "yet" if answer["at"] is None else f"at {_moment(answer['at'])}"
+        _out().print(f"{name}: no version served {when}")
+    else:
+        title = f"{name} serves" if answer["at"] is None else f"{name} at {_moment(answer['at'])}"
+        facts, cause = _facts(title), serving["because"]
+        facts.add_row("version", escape(serving["version"]))
+        facts.add_row("package", escape(serving["package"]))
+        facts.add_row("since", _moment(serving["since"]))
+        facts.add_row("why", "not recorded" if cause is None else escape(f"{cause['kind']}: {cause['why']}"))
+        facts.add_row("decided by", escape(serving["decided_by"]))
+        _out().print(facts)
+    if "chain" in answer:
+        chain = answer["chain"]
+        _out().print(f"the ledger is whole: {chain['entries']:,} entries, head {chain['digest']}", soft_wrap=True)
+
+
 def created(answer: Mapping[str, Any]) -> None:
     name = answer["name"]
     table = _facts(f"{name}: written to {answer['folder']}")
@@ -145,6 +173,10 @@ def demo(answer: Mapping[str, Any]) -> None:
 
 def _facts(title: str) -> Table:
     return Table(title=title, title_justify="left", show_header=False)
+
+
+def _moment(text: str) -> str:
+    return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _number(value: float | None) -> str:

@@ -9,6 +9,7 @@
     │   ├── SourceError             3    422   no    a pipeline's source raised or returned the wrong table
     │   ├── QuarantineError         3    422   no    more bad rows than the spec allows
     │   ├── DigestError             3    500   no    stored bytes differ from their manifest
+    │   ├── SignatureError          3    500   no    nobody whom this installation trusts has signed the manifest
     │   └── ArtifactError           3    500   no    an artifact is absent or cannot be read
     ├── ServiceError                4    503   yes   a part of the stack does not answer
     │   └── PortTakenError          4    503   no    another process listens where ours should
@@ -100,6 +101,10 @@ class QuarantineError(DataError):
 
 
 class DigestError(DataError):
+    http_status = 500
+
+
+class SignatureError(DataError):
     http_status = 500
 
 

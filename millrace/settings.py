@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     ledger_url: SecretStr | None = Field(
         default=None, description="SQLAlchemy URL of the ledger; none: SQLite at <state_dir>/ledger.db."
     )
+    signing_key_file: Path | None = Field(
+        default=None,
+        description="Private key that signs artifacts, only needed where they are made; the public keys that are "
+        "trusted lie beside it, in the file with the suffix .pub; none: <state_dir>/signing.key.",
+    )
     work_pool: str = Field(default="millrace", description="Prefect work pool whose worker runs the flows.")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Log level.")
     log_json: bool = Field(default=False, description="One JSON object a line instead of coloured text.")
@@ -83,6 +88,11 @@ class Settings(BaseSettings):
         return self.ledger_url.get_secret_value() if self.ledger_url else f"sqlite:///{self.state}/ledger.db"
 
     @property
+    def signing_key(self) -> Path:
+        """Absolute path of the private key that signs artifacts."""
+        return (self.signing_key_file or self.state / "signing.key").expanduser().absolute()
+
+    @property
     def ray(self) -> str:
         return self.ray_address or f"127.0.0.1:{self.ray_port}"
 
@@ -96,6 +106,8 @@ class Settings(BaseSettings):
         values |= {"state_dir": str(self.state), "pipelines_dir": str(self.pipelines)}
         if self.objects_url is not None:
             values["objects_url"] = self.objects
+        if self.signing_key_file is not None:
+            values["signing_key_file"] = str(self.signing_key)
         return {f"{_PREFIX}{name.upper()}": value for name, value in values.items()}
 
 

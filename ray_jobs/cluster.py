@@ -71,7 +71,7 @@ def pipeline_on_worker(settings: Settings, name: str) -> Pipeline:
 
 
 def object_store(settings: Settings) -> ObjectStore:
-    return ObjectStore(settings.objects)
+    return ObjectStore.of(settings)
 
 
 def scratch_dir(settings: Settings, *parts: str) -> Path:

@@ -59,7 +59,7 @@ class Responder:
 def run(settings: Settings, stopped: threading.Event) -> None:
     """Reconcile every second until `stopped`; what fails is logged and tried again."""
     ledger = Ledger(settings.ledger)
-    standby = StandbyWatch(settings)
+    standby = StandbyWatch(settings, ledger)
     parts: list[Any] = [
         # First: it is the only part that is in a hurry, and others ask services that may be slow.
         GuardWatch(settings, ledger),

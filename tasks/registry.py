@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from millrace.errors import ServiceError, UnknownNameError, nearest
 from millrace.faults import fault_point
-from millrace.package import CARD
+from millrace.package import card_text
 from millrace.settings import Settings
 from millrace.spec import PipelineSpec
 from millrace.storage import Artifact
@@ -129,7 +129,7 @@ class Registry:
         known = [version for version in self.versions(spec.name) if version.package_digest == package.digest]
         if known:
             return known[-1]
-        description = package.read(CARD).decode()
+        description = card_text(package)
         with tempfile.TemporaryDirectory() as folder:
             _write_model_folder(Path(folder), package, spec, run_id, metrics)
             self._ask("log_artifacts", run_id, folder, "model")

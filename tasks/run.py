@@ -69,7 +69,7 @@ class Run:
 
     @property
     def store(self) -> ObjectStore:
-        return ObjectStore(self.settings.objects)
+        return ObjectStore.of(self.settings)
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from millrace.errors import FencedError, MillraceError
 from millrace.pipeline import load_pipeline
+from millrace.signing import Keys
 from millrace.storage import ObjectStore
 from ray_jobs.serve.service import PredictionService
 from ray_jobs.serve.versions import Target
@@ -23,10 +24,13 @@ _log = logging.getLogger(__name__)
 class Replica:
     """One serving process of a pipeline."""
 
-    def __init__(self, pipeline_name: str, pipelines_dir: str, objects_url: str, log_folder: str) -> None:
+    def __init__(
+        self, pipeline_name: str, pipelines_dir: str, objects_url: str, signing_key: str, log_folder: str
+    ) -> None:
         pipeline = load_pipeline(pipeline_name, Path(pipelines_dir))
+        store = ObjectStore(objects_url, Keys(Path(signing_key)))
         # Serve's own HTTP layer sets the response's x-request-id.
-        self._service = PredictionService(pipeline, ObjectStore(objects_url), Path(log_folder), echo_request_id=False)
+        self._service = PredictionService(pipeline, store, Path(log_folder), echo_request_id=False)
 
     def __serve_build_asgi_app__(self) -> PredictionService:
         return self._service

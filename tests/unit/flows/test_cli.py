@@ -14,7 +14,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = (
-    "up", "down", "status", "validate", "schema", "run", "check", "replay", "rollback", "versions", "demo", "new",
+    "up", "down", "status", "validate", "schema", "run", "check", "replay", "rollback", "versions", "history", "demo",
+    "new",
 )  # fmt: skip
 SPEC = {
     "name": "tiny",

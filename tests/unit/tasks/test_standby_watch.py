@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from millrace.ledger import Ledger, Token
 from millrace.settings import Settings
 from tasks.rollback_requests import READY
-from tasks.standby_watch import PAUSE_SECONDS, SILENT_SECONDS, START_SECONDS, StandbyWatch
+from tasks.standby_watch import MOST_PAUSE_SECONDS, PAUSE_SECONDS, SILENT_SECONDS, START_SECONDS, StandbyWatch
 
 
 class Starter:
@@ -35,8 +38,39 @@ def starter() -> Any:
         process.communicate()
 
 
-def test_one_is_started_and_another_when_it_ended(local_settings: Settings, starter: Starter) -> None:
-    watch = StandbyWatch(local_settings, starter, lambda: starter.now)
+@pytest.fixture
+def ledger(local_settings: Settings) -> Ledger:
+    """In which a version serves."""
+    ledger = Ledger(local_settings.ledger)
+    token = ledger.slots.take("p", "serving", "run")
+    assert isinstance(token, Token)
+    ledger.serve("p", "1", "digest", because=ledger.decide("p", "promoted", "1", {}), token=token)
+    return ledger
+
+
+def test_none_is_kept_while_nothing_serves(local_settings: Settings, tmp_path: Path, starter: Starter) -> None:
+    StandbyWatch(local_settings, Ledger(f"sqlite:///{tmp_path}/empty.db"), starter, lambda: starter.now).tick()
+    assert starter.processes == []
+
+
+def test_those_that_are_never_ready_are_started_less_and_less_often(
+    local_settings: Settings, ledger: Ledger, starter: Starter
+) -> None:
+    watch = StandbyWatch(local_settings, ledger, starter, lambda: starter.now)
+    times = []
+    for second in range(200):
+        starter.now, before = float(second), len(starter.processes)
+        watch.tick()
+        if len(starter.processes) > before:
+            times.append(second)
+            starter.processes[-1].kill()
+            starter.processes[-1].wait()
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert pauses == [PAUSE_SECONDS, 10, 20, 40, MOST_PAUSE_SECONDS]
+
+
+def test_one_is_started_and_another_when_it_ended(local_settings: Settings, ledger: Ledger, starter: Starter) -> None:
+    watch = StandbyWatch(local_settings, ledger, starter, lambda: starter.now)
     watch.tick()
     watch.tick()
     assert len(starter.processes) == 1
@@ -51,8 +85,8 @@ def test_one_is_started_and_another_when_it_ended(local_settings: Settings, star
     assert starter.processes[1].returncode is not None
 
 
-def test_one_that_fell_silent_is_replaced(local_settings: Settings, starter: Starter) -> None:
-    watch = StandbyWatch(local_settings, starter, lambda: starter.now)
+def test_one_that_fell_silent_is_replaced(local_settings: Settings, ledger: Ledger, starter: Starter) -> None:
+    watch = StandbyWatch(local_settings, ledger, starter, lambda: starter.now)
     watch.tick()
     ready = local_settings.state / "run" / READY
     ready.parent.mkdir(parents=True)
@@ -72,8 +106,8 @@ def test_one_that_fell_silent_is_replaced(local_settings: Settings, starter: Sta
     assert len(starter.processes) == 2
 
 
-def test_one_that_is_never_ready_is_given_its_time(local_settings: Settings, starter: Starter) -> None:
-    watch = StandbyWatch(local_settings, starter, lambda: starter.now)
+def test_one_that_is_never_ready_is_given_its_time(local_settings: Settings, ledger: Ledger, starter: Starter) -> None:
+    watch = StandbyWatch(local_settings, ledger, starter, lambda: starter.now)
     watch.tick()
     starter.now = START_SECONDS - 1
     watch.tick()
