@@ -139,7 +139,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Let the version that served before serve again, without a dropped request."""
-    from flows.follow import run_rollback
+    from flows.roll_back import run_rollback
 
     _answer(run_rollback(context.obj, name, to), as_json, "rollback")
 

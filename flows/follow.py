@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import time
 from datetime import datetime
 from typing import Any
@@ -37,17 +36,6 @@ def run_replay(settings: Settings, name: str, start: datetime, end: datetime, ro
     """Run the replay deployment; what was sent and answered."""
     parameters = _given(pipeline=name, start=start, end=end, rows_per_request=rows_per_request)
     return record_of(settings, name, "replayed", _run(settings, name, "replay/replay", parameters))
-
-
-def run_rollback(settings: Settings, name: str, to_version: str | None) -> dict[str, Any]:
-    """Roll back in this process: no worker has to start before traffic moves."""
-    load_pipeline(name, settings.pipelines)
-    from flows.rollback import rollback
-    from tasks.run import listening
-
-    progress = Progress()
-    with progress.spinner("rolling back"), listening(progress.step):
-        return rollback(name, to_version, f"person:{getpass.getuser()}")
 
 
 def record_of(settings: Settings, name: str, kind: str, flow_run: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ this tree once, where the library is called.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 from millrace.secrets import redact
@@ -176,6 +176,18 @@ class UnknownCallerError(RequestError):
 
 class ForeignRequestError(RequestError):
     http_status = 403
+
+
+def error_named(name: str, message: str) -> MillraceError | None:
+    """The error of ours with this class name, as it was told in another process; None when it is none of ours."""
+    kinds = {kind.__name__: kind for kind in _subclasses(MillraceError)}
+    return kinds[name](message) if name in kinds and not name.startswith("Request") else None
+
+
+def _subclasses(kind: type[MillraceError]) -> Iterator[type[MillraceError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _subclasses(child)
 
 
 def shorten(text: str, limit: int = _MAX_GOT_CHARS) -> str:

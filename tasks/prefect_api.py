@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from millrace.errors import ConflictError, MillraceError, ServiceError, UnknownNameError
+from millrace.errors import ConflictError, MillraceError, ServiceError, UnknownNameError, error_named
 from millrace.faults import fault_point
 from millrace.secrets import redact_value
 from millrace.settings import Settings
@@ -172,20 +172,11 @@ def error_of(state: FlowState) -> MillraceError:
     """The error that ended a flow run, as one of ours: its class gives the exit code."""
     text = state.message.split("exception: ", 1)[-1]
     name, _, message = text.partition(": ")
-    kinds = {kind.__name__: kind for kind in _subclasses(MillraceError)}
-    if name in kinds and not name.startswith("Request"):
-        return kinds[name](message.strip())
-    return MillraceError(
+    return error_named(name, message.strip()) or MillraceError(
         f"flow run '{state.name}' ended as {state.state.lower()}",
         got=text or None,
         next=f"look at its logs in the Prefect UI, flow run {state.id}",
     )
-
-
-def _subclasses(kind: type[MillraceError]) -> Iterator[type[MillraceError]]:
-    for child in kind.__subclasses__():
-        yield child
-        yield from _subclasses(child)
 
 
 def _ask(

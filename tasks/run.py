@@ -135,8 +135,8 @@ def will_go_on(error: Exception) -> bool:
 
 
 @contextmanager
-def open_run(flow: str, pipeline: str, as_of: datetime | None = None) -> Iterator[Run]:
-    """The run of the flow that calls this, living until the block ends.
+def open_run(flow: str, pipeline: str, as_of: datetime | None = None, *, run_id: str | None = None) -> Iterator[Run]:
+    """The run of the flow that calls this, living until the block ends; outside of one, a run with the id `run_id`.
 
     A run that goes on after a kill gets the `as_of` that it had at first.
 
@@ -148,7 +148,7 @@ def open_run(flow: str, pipeline: str, as_of: datetime | None = None) -> Iterato
     if not logs.is_configured():
         logs.configure(settings.log_level, json_lines=settings.log_json)
     found = load_pipeline(pipeline, settings.pipelines)
-    run = str(flow_run.get_id() or f"{LOCAL}{uuid.uuid4().hex}")
+    run = str(run_id or flow_run.get_id() or f"{LOCAL}{uuid.uuid4().hex}")
     ledger = Ledger(settings.ledger)
     with (
         guards.without_secrets(),
