@@ -36,7 +36,7 @@ def start_standby(settings: Settings) -> subprocess.Popen[bytes]:
 
 @dataclass
 class StandbyWatch:
-    """A part of the reconciler. A missing standby costs seconds, and no rollback; while nothing serves, none is kept."""
+    """A part of the reconciler. A missing standby costs seconds, no rollback; while nothing serves, none is kept."""
 
     settings: Settings
     ledger: Ledger
