@@ -6,6 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from millrace.spec.approvals import ApprovalsSpec
 from millrace.spec.base import Section
 from millrace.spec.data import CategoricalFeature, DataSpec, Feature, Label, NumericFeature
 from millrace.spec.evaluation import HIGHER_IS_BETTER, METRICS, EvaluationSpec, Metric
@@ -16,6 +17,7 @@ from millrace.spec.training import ModelSpec, TrainingSpec
 __all__ = [
     "HIGHER_IS_BETTER",
     "METRICS",
+    "ApprovalsSpec",
     "BrakesSpec",
     "CategoricalFeature",
     "CostSpec",
@@ -49,6 +51,7 @@ class PipelineSpec(Section):
     evaluation: EvaluationSpec = Field(description="How a challenger is judged.")
     serving: ServingSpec = Field(default_factory=ServingSpec, description="How predictions are answered.")
     monitoring: MonitoringSpec = Field(default_factory=MonitoringSpec, description="Checks and brakes.")
+    approvals: ApprovalsSpec = Field(default_factory=ApprovalsSpec, description="What waits for a person.")
     costs: CostSpec = Field(default_factory=CostSpec, description="Prices.")
 
     @model_validator(mode="after")
