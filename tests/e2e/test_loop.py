@@ -13,8 +13,8 @@ from millrace.inference_log import inference_folder, read_joined
 from millrace.ledger import Incident, Ledger
 from millrace.pipeline import load_pipeline
 from millrace.settings import Settings
-from tasks.responses import send_event
 from tasks.prefect_api import flow_state
+from tasks.responses import send_event
 
 FIRST, LAST = "2024-02-01", "2024-05-01"
 
