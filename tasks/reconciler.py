@@ -1,8 +1,8 @@
 """Closes every gap between the ledger and the world: `python -m tasks.reconciler`, or `millrace reconcile`.
 
 It does nothing that somebody else should not have done already: it answers incidents whose event was lost, has flow
-runs go on whose process is gone, and has the version serve that the ledger names. All of it may be done twice without
-harm, so it may be killed anywhere, and two of them may run.
+runs go on whose process is gone or whose question was answered, and has the version serve that the ledger names. All
+of it may be done twice without harm, so it may be killed anywhere, and two of them may run.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from millrace.errors import MillraceError
 from millrace.ledger import Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings, load_settings
+from tasks.approval_watch import ApprovalWatch
 from tasks.responses import start_training
 from tasks.reviving import Reviver
 from tasks.serving_watch import ServingWatch
@@ -57,7 +58,7 @@ class Responder:
 def run(settings: Settings, stopped: threading.Event) -> None:
     """Reconcile every second until `stopped`; what fails is logged and tried again."""
     ledger = Ledger(settings.ledger)
-    parts: list[Any] = [Responder(settings, ledger), Reviver(settings, ledger), ServingWatch(settings, ledger)]
+    parts: list[Any] = [part(settings, ledger) for part in (Responder, Reviver, ServingWatch, ApprovalWatch)]
     tick = settings.state / "run" / TICK
     tick.parent.mkdir(parents=True, exist_ok=True)
     while not stopped.wait(TICK_SECONDS):

@@ -7,13 +7,14 @@ the rest, and what a zombie changes outside of the ledger the reconciler sets ri
 
 from __future__ import annotations
 
-from millrace.errors import ConflictError
+from millrace.errors import ApprovalError, ConflictError
 from millrace.gate import Evaluation
 from millrace.ledger import Entry
 from ray_jobs.cluster import connect
 from ray_jobs.serve.deploy import Deployed, deploy
 from ray_jobs.serve.versions import Target
 from tasks import artifacts
+from tasks.approval import use_approval
 from tasks.champion import champion_of, registered, served_before, serving
 from tasks.registry import CHAMPION, Registry, Version
 from tasks.run import Run, step
@@ -40,7 +41,12 @@ def settle(run: Run, version: Version, evaluation: Evaluation) -> str | None:
 
 @step
 def promote_version(run: Run, version: Version, evaluation: Evaluation) -> Deployed:
-    """Let `version` serve. Repeated after a kill, it comes to the same end: each part finds what is done."""
+    """Let `version` serve. Repeated after a kill, it comes to the same end: each part finds what is done.
+
+    Raises:
+        ApprovalError: the spec asks for an approval, and this package has none that counts now.
+    """
+    approval = use_approval(run, version, evaluation)
     deployed = serve_version(run, version)
     rule = run.pipeline.spec.evaluation
     decision = run.ledger.decide(
@@ -54,6 +60,7 @@ def promote_version(run: Run, version: Version, evaluation: Evaluation) -> Deplo
             "window": evaluation.window.as_dict(),
             "champion_before": evaluation.champion_version,
             "reasons": list(evaluation.verdict.reasons),
+            "approval": approval,
         },
         actor=run.id,
         token=run.proof,
@@ -128,6 +135,7 @@ def roll_back(run: Run, to_version: str | None, requested_by: str) -> Deployed:
     Raises:
         ConflictError: nothing serves, or nothing served before.
         UnknownNameError: `to_version` is not registered.
+        ApprovalError: promotions are approved, and `to_version` never was.
     """
     name = run.pipeline.name
     champion = champion_of(run)
@@ -143,6 +151,11 @@ def roll_back(run: Run, to_version: str | None, requested_by: str) -> Deployed:
         version = registered(run, before)
     else:
         version = Registry(run.settings).version(name, to_version)
+        if run.pipeline.spec.approvals.promote and not _has_served(run, version):
+            raise ApprovalError(
+                f"version {version.version} of '{name}' has never served: nobody has approved it",
+                next=f"choose one that has, from `millrace versions {name}`",
+            )
     deployed = serve_version(run, version)
     if version.version != champion.version or done is not None:
         detail = {"from": champion.version, "to": version.version, "requested_by": requested_by}
@@ -151,3 +164,8 @@ def roll_back(run: Run, to_version: str | None, requested_by: str) -> Deployed:
         )
         make_champion(run, version, decision)
     return deployed
+
+
+def _has_served(run: Run, version: Version) -> bool:
+    served = run.ledger.entries(run.pipeline.name, "serving", subject=version.version)
+    return any(entry.detail["package"] == version.package_digest for entry in served)

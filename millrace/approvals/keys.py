@@ -63,6 +63,13 @@ class PrivateKey:
 
 
 def key_path(folder: Path, name: str) -> Path:
+    """Where the key of approver `name` lies.
+
+    Raises:
+        ConfigError: that is no name.
+    """
+    if not NAME.fullmatch(name):
+        raise ConfigError("this is no name of an approver", got=name, allowed=NAME.pattern)
     return folder / f"{name}{_SUFFIX}"
 
 

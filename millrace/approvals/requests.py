@@ -71,7 +71,10 @@ class Standing:
 
 
 def ask(ledger: Ledger, question: Question, rule: ApprovalsSpec, run: str, now: datetime | None = None) -> Standing:
-    """The standing of the question's newest request; a new request when there is none, or another run used its answer."""
+    """The standing of the question's newest request.
+
+    A new request is made when there is none, or when another run has used its answer.
+    """
     now = now or datetime.now(UTC)
     asked = _requests(ledger, question)
     if asked and not (standing := standing_of(ledger, asked[-1], now)).is_over_for(run):
@@ -90,6 +93,12 @@ def ask(ledger: Ledger, question: Question, rule: ApprovalsSpec, run: str, now: 
     }
     entry, _ = ledger.append(Fact(question.pipeline, REQUESTED, identifier, detail, run, identifier))[0]
     return standing_of(ledger, _request(entry), now)
+
+
+def newest_of(ledger: Ledger, question: Question, now: datetime | None = None) -> Standing | None:
+    """The standing of the question's newest request, or None."""
+    asked = _requests(ledger, question)
+    return standing_of(ledger, asked[-1], now or datetime.now(UTC)) if asked else None
 
 
 def find(ledger: Ledger, identifier: str) -> ApprovalRequest:
