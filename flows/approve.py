@@ -29,7 +29,7 @@ def list_requests(settings: Settings, name: str | None, everything: bool) -> dic
 def print_code(settings: Settings, request: str, answer: Answer, approver: str | None) -> dict[str, Any]:
     """The signed line for the form in the Prefect UI; nothing is decided by it here."""
     asked = requests.find(Ledger(settings.ledger), request)
-    name, key = load_key(settings.keys, approver)
+    name, key = load_key(settings.keys_dir, approver)
     return {"request": request, "answer": answer, "approver": name, "code": sign(asked, answer, name, key, _now()).text}
 
 
@@ -44,7 +44,7 @@ def answer_request(
     """
     ledger = Ledger(settings.ledger)
     asked = requests.find(ledger, request)
-    name, key = load_key(settings.keys, approver)
+    name, key = load_key(settings.keys_dir, approver)
     requests.decide(ledger, asked, sign(asked, answer, name, key, _now()).text, reason=reason, answer=answer)
     resumed, note = _resume(settings, requests.waiting_runs(ledger, asked))
     return {"request": request, "answer": answer, "approver": name, "resumed": resumed, "note": note, **_asked(asked)}
@@ -65,16 +65,16 @@ def add_approver(
 ) -> dict[str, Any]:
     """Enrol an approver: with a new key on this machine, or with the public key that he has sent."""
     ledger = Ledger(settings.ledger)
-    path = key_path(settings.keys, name)
+    path = key_path(settings.keys_dir, name)
     mine = None
     if public is None:
-        mine = load_key(settings.keys, name)[1] if path.exists() else PrivateKey.new()
+        mine = load_key(settings.keys_dir, name)[1] if path.exists() else PrivateKey.new()
         public = mine.public
     is_first = not approvers.read_roster(ledger).approvers
     if is_first and mine is not None:
         voucher, key = name, mine
     else:
-        voucher, key = load_key(settings.keys, by)
+        voucher, key = load_key(settings.keys_dir, by)
     if mine is not None and not path.exists():
         # Before the ledger: an approver whose key is lost could never be used.
         mine.save(path)
@@ -84,7 +84,7 @@ def add_approver(
 
 def remove_approver(settings: Settings, name: str, by: str | None) -> dict[str, Any]:
     """Take an approver off the roster."""
-    voucher, key = load_key(settings.keys, by)
+    voucher, key = load_key(settings.keys_dir, by)
     approvers.remove(Ledger(settings.ledger), name, voucher, key)
     return {"name": name, "removed_by": voucher}
 

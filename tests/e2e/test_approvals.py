@@ -69,7 +69,7 @@ def test_an_approved_promotion_goes_on_and_one_that_is_rejected_does_not(
     code = approver("approve", request["request"], "--code").stdout.strip()
     assert ledger.serving(name) is None, "printing a code decides nothing"
     assert _fill(live_settings, first, {"decision": "approve", "code": code, "reason": "fine"})["status"] == "ACCEPT"
-    eventually(lambda: flow_state(live_settings, first).is_final, "the end of the training")
+    eventually(lambda: _has_ended(live_settings, first), "the end of the training")
     serving = ledger.serving(name)
     assert serving is not None
     assert serving.detail["package"] == request["subject"]
@@ -90,7 +90,7 @@ def test_an_approved_promotion_goes_on_and_one_that_is_rejected_does_not(
     done = approver("reject", open_one.request.id, "--reason", "not now", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["resumed"] == [second]
-    eventually(lambda: flow_state(live_settings, second).is_final, "the end of the second training")
+    eventually(lambda: _has_ended(live_settings, second), "the end of the second training")
     assert ledger.serving(name) == serving, "the champion stays"
     outcome = ledger.entries(name, "trained", subject=second)[-1].detail
     assert outcome["outcome"] == "refused"
@@ -106,7 +106,7 @@ def test_without_an_answer_in_time_nothing_serves(
     ledger = Ledger(live_settings.ledger)
     eventually(lambda: ledger.entries(name, "approval_awaited", subject=run), "the request")
     # Nobody answers; the reconciler has it go on when the time is over.
-    eventually(lambda: flow_state(live_settings, run).is_final, "the end of the training")
+    eventually(lambda: _has_ended(live_settings, run), "the end of the training")
     outcome = ledger.entries(name, "trained", subject=run)[-1].detail
     assert outcome["outcome"] == "refused"
     assert outcome["reasons"][0].startswith("approval expired")
@@ -135,7 +135,7 @@ def test_looser_thresholds_wait_and_a_rejection_stops_the_training(
     name = "loosened"
     folder = _pipeline(live_settings, name, promote=False, change_threshold=True)
     first = _start(live_settings, name, "2024-02-01")
-    eventually(lambda: flow_state(live_settings, first).is_final, "the first training")
+    eventually(lambda: _has_ended(live_settings, first), "the first training")
     ledger = Ledger(live_settings.ledger)
     serving = ledger.serving(name)
     assert serving is not None, "the first thresholds are taken as they are"
@@ -145,7 +145,7 @@ def test_looser_thresholds_wait_and_a_rejection_stops_the_training(
     (waits,) = pending(ledger, name)
     assert waits.request.summary == "approvals.change_threshold: True -> False"
     assert approver("reject", waits.request.id).returncode == 0
-    eventually(lambda: flow_state(live_settings, second).is_final, "the end of the second training")
+    eventually(lambda: _has_ended(live_settings, second), "the end of the second training")
     state = flow_state(live_settings, second)
     assert state.state == "FAILED"
     assert "are not accepted: rejected by alice" in state.message
@@ -173,11 +173,16 @@ def _suspended(settings: Settings, name: str, eventually: Eventually, as_of: str
 
     def waits() -> bool:
         state = flow_state(settings, run)
-        assert not state.is_final, state.message
+        # A run that crashed (on a busy machine, one that was late) goes on.
+        assert state.state not in ("FAILED", "COMPLETED"), state.message
         return state.state == "PAUSED"
 
     eventually(waits, "the flow run that is suspended")
     return run
+
+
+def _has_ended(settings: Settings, run: str) -> bool:
+    return flow_state(settings, run).state in ("COMPLETED", "FAILED")
 
 
 def _fill(settings: Settings, run: str, values: dict[str, str]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Measures of reliability, each of which the aggregator writes into `results/reliability.json`."""
