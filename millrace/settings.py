@@ -101,7 +101,11 @@ class Settings(BaseSettings):
             for name in type(self).model_fields
             if (value := getattr(self, name)) is not None
         }
-        values |= {"state_dir": str(self.state), "pipelines_dir": str(self.pipelines), "approver_keys": str(self.keys_dir)}
+        values |= {
+            "state_dir": str(self.state),
+            "pipelines_dir": str(self.pipelines),
+            "approver_keys": str(self.keys_dir),
+        }
         if self.objects_url is not None:
             values["objects_url"] = self.objects
         return {f"{_PREFIX}{name.upper()}": value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Attacks on approvals, against a real ledger: `python -m benchmarks.reliability.approvals` counts how many are refused.
+"""Attacks on approvals, against a real ledger; `python -m benchmarks.reliability.approvals` counts what is refused.
 
 Each attack does its worst to have `RUN` allowed to do what nobody may have approved. It may raise one of our errors, or
 have written whatever it wants to the ledger; what counts is whether the run would go ahead afterwards.
