@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from flows.approval_commands import register
 from millrace.errors import ConfigError, MillraceError
 from millrace.secrets import redact, redact_value
 
@@ -337,6 +338,8 @@ def _answer(answer: Any, as_json: bool, kind: str) -> None:
     shower: Callable[[Any], None] = getattr(show, kind)
     shower(answer)
 
+
+register(app, _answer)
 
 if __name__ == "__main__":
     main()

@@ -17,6 +17,7 @@
     ├── PackageError                6    500   no    a model package cannot be served
     ├── ConflictError               7    409   yes   somebody else holds what this run needs
     │   └── FencedError             7    409   no    this run no longer holds the pipeline it is about to change
+    ├── ApprovalError               8    403   no    an approval that does not count
     └── RequestError                2    422   no    a prediction request breaks the feature contract
         ├── RequestTooLargeError         2    413   no    more rows or bytes than the spec allows
         ├── UnknownCallerError           2    401   no    a request without a valid key
@@ -143,6 +144,11 @@ class ConflictError(MillraceError):
 
 class FencedError(ConflictError):
     retryable = False
+
+
+class ApprovalError(MillraceError):
+    exit_code = 8
+    http_status = 403
 
 
 class RequestError(MillraceError):

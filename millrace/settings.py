@@ -109,6 +109,9 @@ class Settings(BaseSettings):
     serve_key: Bearer = Field(
         default=None, description="The key that our own replay and demo send, where predictions need one."
     )
+    approver_keys: Path = Field(
+        default=Path("~/.config/millrace/approvers"), description="Folder of your private keys as an approver."
+    )
     work_pool: str = Field(default="millrace", description="Prefect work pool whose worker runs the flows.")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Log level.")
     log_json: bool = Field(default=False, description="One JSON object a line instead of coloured text.")
@@ -121,6 +124,11 @@ class Settings(BaseSettings):
     @cached_property
     def pipelines(self) -> Path:
         return self.pipelines_dir.expanduser().absolute()
+
+    @property
+    def keys_dir(self) -> Path:
+        """The folder of private keys as an absolute path."""
+        return self.approver_keys.expanduser().absolute()
 
     @property
     def prefect_api_url(self) -> str:
@@ -223,7 +231,11 @@ class Settings(BaseSettings):
             for name in type(self).model_fields
             if (value := getattr(self, name)) is not None
         }
-        values |= {"state_dir": str(self.state), "pipelines_dir": str(self.pipelines)}
+        values |= {
+            "state_dir": str(self.state),
+            "pipelines_dir": str(self.pipelines),
+            "approver_keys": str(self.keys_dir),
+        }
         if self.objects_url is not None:
             values["objects_url"] = self.objects
         if self.signing_key_file is not None:

@@ -108,6 +108,22 @@ def retry(settings: Settings, flow_run: str) -> None:
     )
 
 
+def resume(settings: Settings, flow_run: str) -> bool:
+    """Have a suspended flow run go on without its form; False when it is not suspended."""
+    if flow_state(settings, flow_run).state != "PAUSED":
+        return False
+    state = {"type": "SCHEDULED", "name": "Resuming", "message": "answered"}
+    _ask(
+        settings,
+        "set_state",
+        "POST",
+        f"/flow_runs/{flow_run}/set_state",
+        {"state": state, "force": True},
+        missing=flow_run,
+    )
+    return True
+
+
 def mark_crashed(settings: Settings, flow_run: str, message: str) -> None:
     """Say of a flow run that nobody will go on with that it crashed."""
     state = {"type": "CRASHED", "name": "Crashed", "message": message}

@@ -1,8 +1,8 @@
 """Closes every gap between the ledger and the world: `python -m tasks.reconciler`, or `millrace reconcile`.
 
-It answers incidents whose event was lost, has flow runs go on whose process is gone, has the version serve that the
-ledger names, asks for a rollback when a new version breaches its guard, and keeps the standby that does it. All of it
-may be done twice without harm, so it may be killed anywhere, and two of them may run.
+It answers incidents whose event was lost, has flow runs go on whose process is gone or whose question was answered, has
+the version serve that the ledger names, asks for a rollback when a new version breaches its guard, and keeps the
+standby that does it. All of it may be done twice without harm, so it may be killed anywhere, and two of them may run.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from millrace.errors import MillraceError
 from millrace.ledger import Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings, load_settings
+from tasks.approval_watch import ApprovalWatch
 from tasks.guard_watch import GuardWatch
 from tasks.responses import start_training
 from tasks.reviving import Reviver
@@ -66,6 +67,7 @@ def run(settings: Settings, stopped: threading.Event) -> None:
         standby,
         Responder(settings, ledger),
         Reviver(settings, ledger),
+        ApprovalWatch(settings, ledger),
         ServingWatch(settings, ledger),
     ]
     tick = settings.state / "run" / TICK

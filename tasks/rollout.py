@@ -7,13 +7,14 @@ the rest, and what a zombie changes outside of the ledger the reconciler sets ri
 
 from __future__ import annotations
 
-from millrace.errors import ConflictError
+from millrace.errors import ApprovalError, ConflictError
 from millrace.gate import Evaluation
 from millrace.ledger import Entry
 from ray_jobs.cluster import connect
 from ray_jobs.serve.deploy import Deployed, deploy
 from ray_jobs.serve.versions import Target
 from tasks import artifacts
+from tasks.approval import use_approval
 from tasks.champion import registered, serving
 from tasks.champion_pile import served_before
 from tasks.registry import CHAMPION, Registry, Version
@@ -41,7 +42,12 @@ def settle(run: Run, version: Version, evaluation: Evaluation) -> str | None:
 
 @step
 def promote_version(run: Run, version: Version, evaluation: Evaluation) -> Deployed:
-    """Let `version` serve. Repeated after a kill, it comes to the same end: each part finds what is done."""
+    """Let `version` serve. Repeated after a kill, it comes to the same end: each part finds what is done.
+
+    Raises:
+        ApprovalError: the spec asks for an approval, and this package has none that counts now.
+    """
+    approval = use_approval(run, version, evaluation)
     deployed = serve_version(run, version)
     rule = run.pipeline.spec.evaluation
     decision = run.ledger.decide(
@@ -55,6 +61,7 @@ def promote_version(run: Run, version: Version, evaluation: Evaluation) -> Deplo
             "window": evaluation.window.as_dict(),
             "champion_before": evaluation.champion_version,
             "reasons": list(evaluation.verdict.reasons),
+            "approval": approval,
         },
         actor=run.id,
         token=run.proof,
@@ -134,6 +141,7 @@ def roll_back(
     Raises:
         ConflictError: nothing serves, nothing served before, or something else serves than `only_while` names.
         UnknownNameError: `to_version` is not registered.
+        ApprovalError: promotions are approved, and `to_version` never was.
         ArtifactError, DigestError, PackageError: it cannot be served; what serves goes on.
     """
     name = run.pipeline.name
@@ -163,7 +171,18 @@ def roll_back(
 
 
 def _version(run: Run, number: str) -> Version:
-    return Registry(run.settings).version(run.pipeline.name, number)
+    version = Registry(run.settings).version(run.pipeline.name, number)
+    if run.pipeline.spec.approvals.promote and not _has_served(run, version):
+        raise ApprovalError(
+            f"version {number} of '{run.pipeline.name}' has never served: nobody has approved it",
+            next=f"choose one that has, from `millrace versions {run.pipeline.name}`",
+        )
+    return version
+
+
+def _has_served(run: Run, version: Version) -> bool:
+    served = run.ledger.entries(run.pipeline.name, "serving", subject=version.version)
+    return any(entry.detail["package"] == version.package_digest for entry in served)
 
 
 def _version_before(run: Run, serving_now: str) -> Version:
