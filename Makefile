@@ -34,6 +34,22 @@ lint: $(STAMP) ## Check style, types and the direction of imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+.PHONY: audit
+audit: $(STAMP) ## Check licences and known vulnerabilities of the lock, without asking anybody
+	@$(BIN)/python -m infra.supply.audit
+
+.PHONY: audit-online
+audit-online: audit ## The same, and ask a vulnerability database (needs pip-audit and the network)
+	@$(BIN)/python -c 'import pip_audit' 2>/dev/null || { echo "pip-audit is not installed. Next: $(BIN)/python -m pip install pip-audit" >&2; exit 2; }
+	@$(BIN)/python -m pip_audit --requirement requirements.lock --no-deps --disable-pip
+
+.PHONY: sbom
+sbom: $(STAMP) ## Write what the environment consists of to build/sbom.cdx.json (CycloneDX)
+	@mkdir -p build
+	@$(BIN)/python -m cyclonedx_py environment --pyproject pyproject.toml --output-reproducible --spec-version 1.6 \
+		--validate --output-file build/sbom.cdx.json $(BIN)/python
+	@echo "written to build/sbom.cdx.json"
+
 .PHONY: format
 format: $(STAMP) ## Format the code
 	@$(BIN)/ruff check --fix .

@@ -10,7 +10,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from flows.approval_commands import register
 from millrace.errors import ConfigError, MillraceError
+from millrace.secrets import redact, redact_value
 
 app = typer.Typer(
     name="millrace",
@@ -138,7 +140,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Let the version that served before serve again, without a dropped request."""
-    from flows.follow import run_rollback
+    from flows.roll_back import run_rollback
 
     _answer(run_rollback(context.obj, name, to), as_json, "rollback")
 
@@ -149,6 +151,31 @@ def versions(context: typer.Context, name: Name, as_json: Json = False) -> None:
     from flows.inspect import list_versions
 
     _answer(list_versions(context.obj, name), as_json, "versions")
+
+
+@app.command()
+def history(
+    context: typer.Context,
+    name: Name,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="Tell what served at this time (ISO 8601), and why.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show what runs note for themselves, too.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check that no entry of the ledger was altered.")] = False,
+    head: Annotated[
+        str | None,
+        typer.Option("--head", metavar="DIGEST", help="Verify, also that what an earlier --verify printed is there."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what served at any moment, why, and who decided: promotions, refusals, rollbacks, incidents, answers.
+
+    The ledger is a chain of digests: --verify finds an entry that was changed, removed or put between.
+    """
+    from flows.history import history as tell
+
+    answer = tell(context.obj, name, at=_time(at), everything=everything, verify=verify, head=head)
+    _answer(answer, as_json, "history")
 
 
 @app.command()
@@ -244,6 +271,9 @@ def revoke_key(
 
 def main() -> None:
     """Run the command; an error becomes a message and an exit code, never a traceback."""
+    from millrace import guards
+
+    guards.install(streams=True)
     try:
         app()
     except MillraceError as error:
@@ -259,7 +289,7 @@ def main() -> None:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    typer.echo(f"millrace: {message}", err=True)
+    typer.echo(f"millrace: {redact(message)}", err=True)
     sys.exit(exit_code)
 
 
@@ -299,6 +329,7 @@ def _time(text: str | None) -> Any:
 
 def _answer(answer: Any, as_json: bool, kind: str) -> None:
     """Print an answer: JSON for scripts, tables for people."""
+    answer = redact_value(answer)
     if as_json:
         typer.echo(json.dumps(answer, indent=2, default=str))
         return
@@ -307,6 +338,8 @@ def _answer(answer: Any, as_json: bool, kind: str) -> None:
     shower: Callable[[Any], None] = getattr(show, kind)
     shower(answer)
 
+
+register(app, _answer)
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from millrace.errors import ServiceError, UnknownNameError, nearest
 from millrace.faults import fault_point
-from millrace.package import CARD
+from millrace.package import card_text
+from millrace.secrets import redact, redact_value
 from millrace.settings import Settings
 from millrace.spec import PipelineSpec
 from millrace.storage import Artifact
@@ -88,7 +89,7 @@ class Registry:
         # A kill between the two leaves a run without parameters.
         named = {"tags": {_RUN_KEY: run_key}, "run_name": run_key[:12]}
         run = found[0] if found else self._ask("create_run", experiment_id, **named)
-        given = [Param(name, str(value)) for name, value in parameters.items()]
+        given = [Param(name, str(value)) for name, value in redact_value(parameters).items()]
         self._ask("log_batch", run.info.run_id, params=given)
         return str(run.info.run_id)
 
@@ -129,7 +130,7 @@ class Registry:
         known = [version for version in self.versions(spec.name) if version.package_digest == package.digest]
         if known:
             return known[-1]
-        description = package.read(CARD).decode()
+        description = card_text(package)
         with tempfile.TemporaryDirectory() as folder:
             _write_model_folder(Path(folder), package, spec, run_id, metrics)
             self._ask("log_artifacts", run_id, folder, "model")
@@ -140,9 +141,9 @@ class Registry:
             spec.name,
             source=f"runs:/{run_id}/model",
             run_id=run_id,
-            description=description,
+            description=redact(description),
             tags={_PACKAGE_KEY: package.key, _PACKAGE_DIGEST: package.digest}
-            | {name: value[:_MAX_TAG_CHARS] for name, value in tags.items()},
+            | {name: redact(value)[:_MAX_TAG_CHARS] for name, value in tags.items()},
         )
         return _version(made)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,8 +18,12 @@ from infra.local.environment import environment
 from infra.local.ports import free_ports
 from millrace.settings import Settings
 
+if TYPE_CHECKING:
+    from benchmarks.reliability.canaries import Planting
+
 _ROOT = Path(__file__).resolve().parents[1]
 _COMMAND_SECONDS = 280
+_CANARIES = 200
 
 Millrace = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -32,9 +37,18 @@ def live_pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def live_settings(live_pipelines: Path) -> Iterator[Settings]:
+def planting(live_pipelines: Path) -> Planting:
+    """Secrets that nothing may tell. Some are in the environment of the suite's stack from its start."""
+    from benchmarks.reliability.canaries import Planting
+    from benchmarks.reliability.nest import Nest
+
+    return Planting(Nest(_CANARIES, secrets.randbits(32)), live_pipelines.parent / "orders.json")
+
+
+@pytest.fixture(scope="session")
+def live_settings(live_pipelines: Path, planting: Planting) -> Iterator[Settings]:
     """Settings of a running stack, with its deployments registered; the process's environment is the stack's."""
-    with running_stack(live_pipelines.parent) as settings:
+    with running_stack(live_pipelines.parent, **planting.environment()) as settings:
         yield settings
 
 

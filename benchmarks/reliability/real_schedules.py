@@ -17,6 +17,7 @@ def measure(count: int, seed: int, tell: Callable[[str], None]) -> dict[str, Any
     """Play `count` schedules on one stack, whose parts are started again when they die."""
     with tempfile.TemporaryDirectory(prefix="millrace-chaos-") as folder:
         faults = Path(folder) / "faults"
+        faults.mkdir()
         with running_stack(Path(folder), **{FOLDER: str(faults)}) as settings:
             world = RealWorld(settings, faults)
             world.arm(())

@@ -28,6 +28,7 @@ def measure(kills: int, reruns: int, tell: Callable[[str], None]) -> dict[str, A
     """Kill a training `kills` times, each time in another run and at another point; then rerun it unchanged."""
     with tempfile.TemporaryDirectory(prefix="millrace-recovery-") as folder:
         faults = Path(folder) / "faults"
+        faults.mkdir()
         with running_stack(Path(folder), **{FOLDER: str(faults)}) as settings:
             world = RealWorld(settings, faults)
             world.arm(())

@@ -15,6 +15,8 @@ _TELEMETRY_OFF = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Where usage statistics are off, Ray reports just that; nobody listens here.
+    "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
 }
 
 # Constants in Ray read these when it is imported, in the driver too; all must agree.

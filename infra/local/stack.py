@@ -22,6 +22,7 @@ from infra.local.start import OnEvent, clear, require_ports, start, stop_child
 from infra.local.status import NAMES, PartStatus, StackStatus, part_status, stack_status
 from millrace.errors import ConflictError, PortTakenError, ServiceError
 from millrace.settings import Settings
+from millrace.signing import Keys
 
 __all__ = ["OnEvent", "PartStatus", "StackStatus", "down", "status", "up"]
 
@@ -52,6 +53,8 @@ def up(settings: Settings, on_event: OnEvent) -> StackStatus:
     layout.run.mkdir(parents=True, exist_ok=True)
     with _locked(layout, on_event):
         layout.prepare()
+        if settings.signing_key_file is None:
+            Keys(settings.signing_key).create()
         missing = _missing(settings, layout, on_event)
         try:
             _bring_up(settings, layout, missing, on_event)

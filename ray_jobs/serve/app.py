@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from millrace import guards
 from millrace.errors import FencedError, MillraceError
 from millrace.pipeline import load_pipeline
+from millrace.signing import Keys
 from millrace.storage import ObjectStore
 from ray_jobs.serve.door import Door
 from ray_jobs.serve.service import PredictionService
@@ -25,13 +27,21 @@ _log = logging.getLogger(__name__)
 class Replica:
     """One serving process of a pipeline."""
 
-    def __init__(self, pipeline_name: str, pipelines_dir: str, objects_url: str, log_folder: str, door: Door) -> None:
+    def __init__(
+        self,
+        pipeline_name: str,
+        pipelines_dir: str,
+        objects_url: str,
+        signing_key: str,
+        log_folder: str,
+        door: Door,
+    ) -> None:
+        guards.install(streams=True)
         _listen_on_node_address()
         pipeline = load_pipeline(pipeline_name, Path(pipelines_dir))
+        store = ObjectStore(objects_url, Keys(Path(signing_key)))
         # Serve's own HTTP layer sets the response's x-request-id.
-        self._service = PredictionService(
-            pipeline, ObjectStore(objects_url), Path(log_folder), door=door, echo_request_id=False
-        )
+        self._service = PredictionService(pipeline, store, Path(log_folder), door=door, echo_request_id=False)
 
     def __serve_build_asgi_app__(self) -> PredictionService:
         return self._service

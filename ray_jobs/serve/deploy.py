@@ -68,7 +68,7 @@ def deploy(
     """
     started = time.perf_counter()
     pipeline = load_pipeline(pipeline_name, settings.pipelines)
-    package = ObjectStore(settings.objects).get(target.package_key)
+    package = ObjectStore.of(settings).get(target.package_key)
     if package.digest != target.package_digest:
         raise other_package(target, package.digest)
     client = _client()
@@ -236,7 +236,8 @@ def _application(settings: Settings, pipeline: Pipeline, target: Target, code: s
         health_check_period_s=2.0,
     )
     log_folder = str(inference_folder(settings, pipeline.name))
-    return deployment.bind(pipeline.name, str(settings.pipelines), settings.objects, log_folder, Door.of(settings))
+    places = (settings.objects, str(settings.signing_key), log_folder)
+    return deployment.bind(pipeline.name, str(settings.pipelines), *places, Door.of(settings))
 
 
 def _code_version(pipeline: Pipeline, settings: Settings) -> str:
@@ -247,7 +248,7 @@ def _code_version(pipeline: Pipeline, settings: Settings) -> str:
     root = Path(millrace.__file__).parent
     files = sorted((*root.rglob("*.py"), *Path(__file__).parent.glob("*.py")))
     door = (str(settings.keys_path), settings.serve_url, str(settings.listens_elsewhere))
-    places = (str(pipeline.folder), settings.objects, str(settings.state), *door)
+    places = (str(pipeline.folder), settings.objects, str(settings.signing_key), str(settings.state), *door)
     digest = hashlib.sha256("\0".join(places).encode())
     for path in files:
         digest.update(path.read_bytes())

@@ -18,12 +18,14 @@ from typing import Any
 
 import orjson
 
-from millrace.errors import DataError, FencedError, ServiceError
+from millrace.errors import DataError, FencedError, MillraceError, ServiceError
 from millrace.inference_log import (
     answer_record,
     answers_header,
     answers_writer,
     compact,
+    failure_record,
+    failures_writer,
     outcome_record,
     outcomes_header,
     outcomes_writer,
@@ -78,6 +80,7 @@ class PredictionService:
         self._prepared: LoadedVersion | None = None
         self._serving: _Serving | None = None
         self._newest_token = 0
+        self._failures = failures_writer(log_folder, pipeline.spec.serving.log_rotate_seconds)
         self._routes = {
             "/predict": ("POST", self._predict),
             "/outcomes": ("POST", self._outcomes),
@@ -133,6 +136,7 @@ class PredictionService:
         serving, self._serving = self._serving, None
         if serving is not None:
             _close({serving.answers, serving.outcomes})
+        self._failures.close()
 
     def _with_logs(self, version: LoadedVersion) -> _Serving:
         data, seconds = version.data, version.predictor.spec.serving.log_rotate_seconds
@@ -178,6 +182,7 @@ class PredictionService:
                 headers.append((b"www-authenticate", b'Bearer realm="millrace"'))
             if status >= 500:
                 _log.error("request %s failed", request_id, exc_info=error)
+                self._log_failure(request_id, status, error)
         payload = orjson.dumps(document)
         headers += [
             (b"content-type", content_type),
@@ -226,6 +231,17 @@ class PredictionService:
             "version": version.target.version,
             "predictions": answers.predictions,
         }
+
+    def _log_failure(self, request_id: str, status: int, error: Exception) -> None:
+        """Keep for the guard that the version did not answer. No wait lies between its attempt and this line."""
+        if self._serving is None:
+            return
+        version = self._serving.version.target.version
+        try:
+            self._failures.append(failure_record(request_id, version, datetime.now(UTC), status, error))
+        except MillraceError:
+            # A full disk, most likely: the caller must get the answer that tells the first error.
+            _log.exception("the failure of request %s is not in the log", request_id)
 
     def _outcomes(self, body: bytes, request_id: str, started: float) -> tuple[int, dict[str, Any]]:
         serving = self._current()

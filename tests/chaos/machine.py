@@ -290,7 +290,7 @@ def _answered(settings: Settings, window: Any) -> pd.DataFrame:
 
     pipeline, ledger = load_pipeline(PIPELINE, settings.pipelines), Ledger(settings.ledger)
     first = ledger.entries(PIPELINE, "serving")[0]
-    store = ObjectStore(settings.objects)
+    store = ObjectStore.of(settings)
     root = Path(settings.objects) / "packages" / PIPELINE
     (package,) = [
         found

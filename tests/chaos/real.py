@@ -111,8 +111,10 @@ class RealWorld:
     def arm(self, faults: Sequence[Fault]) -> Schedule:
         """Lay out a schedule; what an earlier one left is gone."""
         self.faults.mkdir(parents=True, exist_ok=True)
+        Schedule(self.faults, ()).write()
         for path in self.faults.iterdir():
-            path.unlink()
+            if path.suffix != ".json":
+                path.unlink()
         schedule = Schedule(self.faults, tuple(faults))
         schedule.write()
         return schedule

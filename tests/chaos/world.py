@@ -13,6 +13,7 @@ import yaml
 
 from millrace.ledger import Ledger
 from millrace.settings import Settings
+from millrace.signing import Keys
 from tests.chaos.outside import Outside
 
 PIPELINE = "turning"
@@ -85,6 +86,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.settings = Settings(state_dir=folder / "state", pipelines_dir=folder / "pipelines")
+        Keys(self.settings.signing_key).create()
         self.outside = Outside(folder)
 
     def create(self) -> World:

@@ -14,8 +14,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = (
-    "up", "down", "status", "validate", "schema", "run", "check", "replay", "rollback", "versions", "demo", "new",
-    "keys",
+    "up", "down", "status", "validate", "schema", "run", "check", "replay", "rollback", "versions", "history", "demo",
+    "new", "keys",
 )  # fmt: skip
 SPEC = {
     "name": "tiny",
@@ -151,6 +151,25 @@ def test_a_setting_that_does_not_exist_names_the_nearest(tmp_path: Path) -> None
     )
     assert done.returncode == 2
     assert "did you mean 'MILLRACE_STATE_DIR'?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["new", "rows", "--from", "https://u:hush-hush@127.0.0.1:9/rows.csv", "--time", "at", "--label", "y"],
+        ["run", "postgresql://u:hush-hush@db/x"],
+        ["check", "tiny", "--as-of", "password=hush-hush"],
+        ["versions", "--api-key=hush-hush", "tiny"],
+        ["status", "--token", "hush-hush"],
+        ["versions", "tiny", "password=hush-hush"],
+        ["replay", "tiny", "--start", "x", "--end", "y", "--rows-per-request", "token=hush-hush"],
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_not_repeated(arguments: list[str], tmp_path: Path) -> None:
+    done = millrace(*arguments, pipelines=write(tmp_path, SPEC), state=tmp_path / "state")
+    assert done.returncode != 0
+    assert done.stderr
+    assert "hush" not in done.stdout + done.stderr
 
 
 def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
+from millrace import secrets
 from millrace.errors import SettingsError
+from millrace.secrets import redact
 from millrace.settings import Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    yield
+    secrets.forget_all()
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> SettingsError:
@@ -148,3 +158,46 @@ def test_a_child_process_in_any_folder_reads_the_same_settings(
         child = load_settings()
         assert facts == (child.objects, child.ledger, child.ray, child.state, child.pipelines, child.log_json)
         assert child.environment() == environment
+
+
+@pytest.mark.parametrize("name", ["PREFECT_URL", "MLFLOW_URL", "SERVE_URL", "RAY_ADDRESS", "OBJECTS_URL"])
+def test_a_url_that_is_shown_holds_no_password(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = refusal(monkeypatch, f"MILLRACE_{name}", "http://user:hush-hush@host:1234/x")
+    assert "no user and no password" in (error.allowed or "")
+    assert "hush" not in str(error)
+
+
+def test_a_secret_does_not_travel_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(ledger_url=SecretStr("postgresql://u:hush-hush@db/x"), work_pool="mine")
+    assert Settings.secret_variables() >= {"MILLRACE_LEDGER_URL"}
+    travelling = pickle.dumps(settings)
+    assert b"hush-hush" not in travelling
+    with pytest.raises(SettingsError, match="MILLRACE_LEDGER_URL is not set in this process"):
+        pickle.loads(travelling)
+    monkeypatch.setenv("MILLRACE_LEDGER_URL", "postgresql://u:there-too@db/x")
+    there = pickle.loads(travelling)
+    assert (there.ledger, there.work_pool, there.state) == (
+        "postgresql://u:there-too@db/x", "mine", settings.state,
+    )  # fmt: skip
+    assert redact("there-too") == "***", "it is known there"
+
+
+def test_settings_without_secrets_travel_as_they_are() -> None:
+    settings = Settings(ray_port=7000)
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_secret_settings_are_known_once_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_LEDGER_URL", "postgresql://u:in-the-url@db/x")
+    load_settings()
+    assert redact("FATAL: in-the-url is wrong") == "FATAL: *** is wrong"
+
+
+def test_the_contents_of_key_files_are_known(tmp_path: Path) -> None:
+    class WithKey(Settings):
+        signing_key_file: Path | None = None
+
+    (tmp_path / "key").write_text("first-line-of-it\nsecond-line-of-it\n")
+    found = set(WithKey(signing_key_file=tmp_path / "key").secret_values())
+    assert {"first-line-of-it", "second-line-of-it"} <= found
+    assert set(WithKey(signing_key_file=tmp_path / "absent").secret_values()) == set()
