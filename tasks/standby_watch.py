@@ -15,8 +15,8 @@ from millrace.logs import get_logger
 from millrace.settings import Settings
 from tasks.rollback_requests import READY
 
-#: Seconds between two starts, doubled up to the most while none becomes ready (each costs seconds of CPU); seconds until
-#: one must be ready, and seconds for which it may then be silent: a rollback is one silence.
+#: Seconds between two starts, doubled up to the most while none becomes ready, as each costs seconds of CPU; seconds
+#: until one must be ready, and seconds for which it may then be silent: a rollback is one silence.
 PAUSE_SECONDS = 5.0
 MOST_PAUSE_SECONDS = 60.0
 START_SECONDS = 120.0
@@ -36,8 +36,7 @@ def start_standby(settings: Settings) -> subprocess.Popen[bytes]:
 
 @dataclass
 class StandbyWatch:
-    """A part of the reconciler. A standby that is missing costs seconds, and no rollback; as long as nothing serves, none
-    is kept."""
+    """A part of the reconciler. While nothing serves none is kept; one that is missing costs seconds, no rollback."""
 
     settings: Settings
     ledger: Ledger
