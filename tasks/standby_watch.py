@@ -15,7 +15,7 @@ from millrace.logs import get_logger
 from millrace.settings import Settings
 from tasks.rollback_requests import READY
 
-#: Seconds between two starts, doubled up to the most while none becomes ready (each costs seconds of CPU); seconds
+#: Seconds between two starts, doubled up to the most while none becomes ready, as each costs seconds of CPU; seconds
 #: until one must be ready, and seconds for which it may then be silent: a rollback is one silence.
 PAUSE_SECONDS = 5.0
 MOST_PAUSE_SECONDS = 60.0
@@ -36,7 +36,7 @@ def start_standby(settings: Settings) -> subprocess.Popen[bytes]:
 
 @dataclass
 class StandbyWatch:
-    """A part of the reconciler. A missing standby costs seconds, no rollback; while nothing serves, none is kept."""
+    """A part of the reconciler. While nothing serves none is kept; one that is missing costs seconds, no rollback."""
 
     settings: Settings
     ledger: Ledger
