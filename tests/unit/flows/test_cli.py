@@ -15,6 +15,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = (
     "up", "down", "status", "validate", "schema", "run", "check", "replay", "rollback", "versions", "demo", "new",
+    "approvals", "approve", "reject",
 )  # fmt: skip
 SPEC = {
     "name": "tiny",
