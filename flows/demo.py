@@ -159,7 +159,11 @@ def _ask_once(demo: _Demo) -> None:
         answer = httpx.post(
             f"{demo.settings.serve_url}/v1/{demo.name}/predict",
             content=example_request(demo.pipeline, window),
-            headers={"content-type": "application/json", "x-request-id": f"demo-{demo.name}-first"},
+            headers={
+                "content-type": "application/json",
+                "x-request-id": f"demo-{demo.name}-first",
+                **demo.settings.serve_headers,
+            },
             timeout=30.0,
         )
     if not answer.is_success:
@@ -311,7 +315,7 @@ def _scores(demo: _Demo, window: Window) -> tuple[float | None, float | None, in
         return None, None, 0
     first = demo.ledger.decisions(demo.name, "promoted")[0].subject
     package = Registry(demo.settings).version(demo.name, first).package_key
-    frozen = load_predictor(ObjectStore(demo.settings.objects).get(package), demo.pipeline)
+    frozen = load_predictor(ObjectStore.of(demo.settings).get(package), demo.pipeline)
     truth = labels(rows.rename(columns={"label": spec.data.label.column}), spec.data)
     static = statistics.value(spec.evaluation.metric, truth, frozen.predict_rows(rows))
     live = statistics.value(spec.evaluation.metric, truth, logged_answers(rows, spec))

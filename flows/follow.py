@@ -56,17 +56,6 @@ def run_replay(settings: Settings, name: str, start: datetime, end: datetime, ro
     return record_of(settings, name, "replayed", _run(settings, name, "replay/replay", parameters))
 
 
-def run_rollback(settings: Settings, name: str, to_version: str | None) -> dict[str, Any]:
-    """Roll back in this process: no worker has to start before traffic moves."""
-    load_pipeline(name, settings.pipelines)
-    from flows.rollback import rollback
-    from tasks.run import listening
-
-    progress = Progress()
-    with progress.spinner("rolling back"), listening(progress.step):
-        return rollback(name, to_version, f"person:{getpass.getuser()}")
-
-
 def record_of(settings: Settings, name: str, kind: str, flow_run: str) -> dict[str, Any]:
     """What a flow run left in the ledger."""
     return dict(Ledger(settings.ledger).entries(name, kind, subject=flow_run)[-1].detail)

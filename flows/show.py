@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -104,6 +105,33 @@ def versions(answer: Mapping[str, Any]) -> None:
     )
 
 
+def history(answer: Mapping[str, Any]) -> None:
+    name, serving = answer["pipeline"], answer["serving"]
+    if answer.get("entries"):
+        table = Table(title=name, title_justify="left")
+        for head in ("entry", "at", "what", "of", "why", "decided by"):
+            table.add_column(head, justify="right" if head == "entry" else "left", overflow="fold")
+        for entry in answer["entries"]:
+            told = (entry["kind"], entry["subject"], entry["why"], entry["actor"])
+            table.add_row(str(entry["entry"]), _moment(entry["at"]), *map(escape, told))
+        _out().print(table)
+    if serving is None:
+        when = "yet" if answer["at"] is None else f"at {_moment(answer['at'])}"
+        _out().print(f"{name}: no version served {when}")
+    else:
+        title = f"{name} serves" if answer["at"] is None else f"{name} at {_moment(answer['at'])}"
+        facts, cause = _facts(title), serving["because"]
+        facts.add_row("version", escape(serving["version"]))
+        facts.add_row("package", escape(serving["package"]))
+        facts.add_row("since", _moment(serving["since"]))
+        facts.add_row("why", "not recorded" if cause is None else escape(f"{cause['kind']}: {cause['why']}"))
+        facts.add_row("decided by", escape(serving["decided_by"]))
+        _out().print(facts)
+    if "chain" in answer:
+        chain = answer["chain"]
+        _out().print(f"the ledger is whole: {chain['entries']:,} entries, head {chain['digest']}", soft_wrap=True)
+
+
 def approvals(answer: Mapping[str, Any]) -> None:
     out = _out()
     for request in answer["requests"]:
@@ -170,6 +198,19 @@ def created(answer: Mapping[str, Any]) -> None:
     _out().print(f"Next: millrace validate {name}; then millrace demo {name} closes the loop on it.")
 
 
+def keys(answer: Mapping[str, Any]) -> None:
+    table = Table("id", "customer", "created", "revoked")
+    for key in answer["keys"]:
+        table.add_row(key["id"], key["customer"], key["created_at"], key["revoked_at"] or "")
+    _out().print(table if answer["keys"] else "there is no key yet: `millrace keys create CUSTOMER`")
+
+
+def created_key(answer: Mapping[str, Any]) -> None:
+    _out().print(f"Key {answer['id']} of {answer['customer']}, shown only now:")
+    # Not through the console: it would break a long word at the terminal's edge.
+    sys.stdout.write(f"{answer['key']}\n")
+
+
 def demo(answer: Mapping[str, Any]) -> None:
     metric = answer["metric"]
     table = Table(title=f"{answer['pipeline']}: {metric} by {answer['period']}", title_justify="left")
@@ -204,6 +245,10 @@ def demo(answer: Mapping[str, Any]) -> None:
 
 def _facts(title: str) -> Table:
     return Table(title=title, title_justify="left", show_header=False)
+
+
+def _moment(text: str) -> str:
+    return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _number(value: float | None) -> str:

@@ -9,8 +9,9 @@ from millrace.gate import Evaluation
 from ray_jobs.train.request import TrainResult
 from tasks.champion import serving
 from tasks.registry import Version
-from tasks.rollout import PROMOTED, REFUSED
+from tasks.rollout import REFUSED
 from tasks.run import Run
+from tasks.run_kinds import PROMOTED
 
 TRAINED = "trained"
 UNCHANGED = "unchanged"

@@ -22,7 +22,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import deployment, flow_run
 from prefect.tasks import Task
 
-from millrace import logs
+from millrace import guards, logs
 from millrace.errors import MillraceError, ServiceError
 from millrace.ledger import SYSTEM, Ledger, Token
 from millrace.logs import get_logger, identified
@@ -71,7 +71,7 @@ class Run:
 
     @property
     def store(self) -> ObjectStore:
-        return ObjectStore(self.settings.objects)
+        return ObjectStore.of(self.settings)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -113,7 +113,7 @@ class Interrupted(BaseException):
 
 
 @contextmanager
-def _going_on(run: str) -> Iterator[None]:
+def going_on(run: str) -> Iterator[None]:
     """Have a run that goes on crash, which is how Prefect and the reconciler tell it from one that failed."""
     try:
         yield
@@ -138,9 +138,14 @@ def will_go_on(error: Exception) -> bool:
 
 @contextmanager
 def open_run(
-    flow: str, pipeline: str, as_of: datetime | None = None, requested_by: str | None = SYSTEM
+    flow: str,
+    pipeline: str,
+    as_of: datetime | None = None,
+    requested_by: str | None = SYSTEM,
+    *,
+    run_id: str | None = None,
 ) -> Iterator[Run]:
-    """The run of the flow that calls this, living until the block ends.
+    """The run of the flow that calls this, living until the block ends; outside of one, a run with the id `run_id`.
 
     A run that goes on after a kill gets the `as_of` and `requested_by` that it had at first.
 
@@ -152,9 +157,14 @@ def open_run(
     if not logs.is_configured():
         logs.configure(settings.log_level, json_lines=settings.log_json)
     found = load_pipeline(pipeline, settings.pipelines)
-    run = str(flow_run.get_id() or f"{LOCAL}{uuid.uuid4().hex}")
+    run = str(run_id or flow_run.get_id() or f"{LOCAL}{uuid.uuid4().hex}")
     ledger = Ledger(settings.ledger)
-    with living(ledger, run, flow, pipeline), _going_on(run), identified(pipeline=pipeline, run=run):
+    with (
+        guards.without_secrets(),
+        going_on(run),
+        living(ledger, run, flow, pipeline),
+        identified(pipeline=pipeline, run=run),
+    ):
         moment = utc(as_of) if as_of is not None else datetime.now(UTC)
         detail = {"flow": flow, "as_of": moment.isoformat(), "requested_by": requested_by}
         started = ledger.decide(pipeline, STARTED, run, detail, actor=run, once=run).detail
@@ -173,6 +183,7 @@ def step(function: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run
     name = function.__name__
 
     @functools.wraps(function)
+    @guards.without_secrets()
     def timed(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
         started, listener = time.perf_counter(), _listener.get()
         with identified(pipeline=run.pipeline.name, run=run.id, step=name):

@@ -1,1 +1,1 @@
-"""Measures of reliability, each of which the aggregator writes into `results/reliability.json`."""
+"""`make bench-reliability`: what is lost, done twice or let in when everything is killed, forged and flooded."""

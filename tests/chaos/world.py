@@ -1,4 +1,4 @@
-"""One world: a pipeline whose meaning turns around, a ledger, objects, and the systems outside; and what is compared."""
+"""One world: a pipeline whose meaning turns around, a ledger, objects, the systems outside; and what is compared."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import yaml
 
 from millrace.ledger import Ledger
 from millrace.settings import Settings
+from millrace.signing import Keys
 from tests.chaos.outside import Outside
 
 PIPELINE = "turning"
 
-_SOURCE = '''
+SOURCE = '''
 """What `size` means turns around in February, so a model of January goes wrong."""
 from datetime import datetime, UTC
 import numpy as np, pandas as pd
@@ -41,7 +42,7 @@ class Turning:
         return table[(at >= start) & (at < end)]
 '''
 
-_MODEL = """
+MODEL = """
 import torch
 
 class Line(torch.nn.Module):
@@ -56,7 +57,7 @@ def build(inputs, options):
     return Line()
 """
 
-_SPEC = {
+SPEC = {
     "name": PIPELINE,
     "data": {
         "source": "source:Turning",
@@ -85,15 +86,16 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.settings = Settings(state_dir=folder / "state", pipelines_dir=folder / "pipelines")
+        Keys(self.settings.signing_key).create()
         self.outside = Outside(folder)
 
     def create(self) -> World:
         """Write the pipeline's folder."""
         pipeline = self.folder / "pipelines" / PIPELINE
         pipeline.mkdir(parents=True)
-        (pipeline / "pipeline.yaml").write_text(yaml.safe_dump(_SPEC, sort_keys=False))
-        (pipeline / "source.py").write_text(_SOURCE)
-        (pipeline / "model.py").write_text(_MODEL)
+        (pipeline / "pipeline.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
+        (pipeline / "source.py").write_text(SOURCE)
+        (pipeline / "model.py").write_text(MODEL)
         return self
 
     def copy(self, folder: Path) -> World:
@@ -113,7 +115,12 @@ class World:
         served = state["serve"].get(PIPELINE, {})
         return {
             "aliases": model["aliases"],
-            "versions": [(v["version"], v["tags"]["millrace.package_digest"]) for v in model["versions"]],
+            # A zombie may leave a version behind that the ledger knows nothing of: MLflow has no compare-and-set.
+            "versions": [
+                (v["version"], v["tags"]["millrace.package_digest"])
+                for v in model["versions"]
+                if ledger.entries(PIPELINE, "registered", subject=v["version"])
+            ],
             "mlflow_runs": {key: _without_speed(run) for key, run in state["mlflow"]["runs"].items()},
             "served": (served.get("version"), served.get("digest")),
             "moves": served.get("moves", []),

@@ -39,7 +39,7 @@ def publish(
 ) -> Any:
     def make(key: str, seed: int) -> Predictor:
         predictor = make_predictor(tiny, make_rows(), seed=seed)
-        store = ObjectStore(local_settings.objects)
+        store = ObjectStore.of(local_settings)
         publish_package(store, key, predictor=predictor, reference=make_rows(), card="", lineage={}, metrics={})
         return predictor
 
