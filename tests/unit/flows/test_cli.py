@@ -15,7 +15,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = (
     "up", "down", "status", "validate", "schema", "run", "check", "replay", "rollback", "versions", "history", "demo",
-    "new", "keys",
+    "new", "keys", "approvals", "approve", "reject", "approvers",
 )  # fmt: skip
 SPEC = {
     "name": "tiny",
