@@ -21,8 +21,8 @@ from tasks import artifacts
 from tasks.champion import champion_of
 from tasks.evidently_report import measure_drift
 from tasks.registry import Registry, Version
-from tasks.rollout import PROMOTED
 from tasks.run import Run, step
+from tasks.run_kinds import PROMOTED
 
 CHECKED = "checked"
 BEGUN = "check_begun"

@@ -46,6 +46,8 @@ class Reviver:
         silent = self._silent(heartbeats)
         self._noticed = {beat.run: self._noticed.get(beat.run, self.clock()) for beat in silent}
         for heartbeat in silent:
+            # One that is stuck on this host would hold what it holds (a lock of the ledger's file) for ever.
+            heartbeat.kill()
             self._see_to(heartbeat.run, heartbeat.pipeline, heartbeat)
         born = {heartbeat.run for heartbeat in heartbeats}
         crashed = flow_runs(self.settings, ["CRASHED"], datetime.now(UTC) - _CRASHED_LATELY)

@@ -1,1 +1,1 @@
-"""Reliability, measured: each module has a `measure` that returns its figures as a dict."""
+"""`make bench-reliability`: what is lost, done twice or let in when everything is killed, forged and flooded."""

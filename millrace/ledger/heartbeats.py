@@ -7,7 +7,9 @@ that it is gone.
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import psutil
 import sqlalchemy as sa
@@ -18,6 +20,7 @@ from millrace.ledger.tables import HEARTBEATS
 
 # psutil derives start times from clock ticks since boot: two readings may differ by rounding.
 _CLOCK_TOLERANCE_SECONDS = 0.1
+_PID_NAMESPACE = Path("/proc/self/ns/pid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +38,42 @@ class Heartbeat:
     @property
     def is_gone(self) -> bool:
         """Whether its process is known to have ended. False also where it cannot be seen from here."""
-        return self.host == socket.gethostname() and not self._is_alive
+        return self._is_seen(alive=False)
 
     @property
     def is_seen_alive(self) -> bool:
         """Whether its process is seen to live, on this host."""
-        return self.host == socket.gethostname() and self._is_alive
+        return self._is_seen(alive=True)
 
-    @property
-    def _is_alive(self) -> bool:
+    def kill(self) -> None:
+        """SIGKILL to its process, where that is on this host."""
+        if self.is_seen_alive and (process := self._process()) is not None:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def _is_seen(self, *, alive: bool) -> bool:
+        if self.host != here():
+            return False
+        try:
+            return (self._process() is not None) is alive
+        except psutil.AccessDenied:
+            return False
+
+    def _process(self) -> psutil.Process | None:
+        """Its process, unless that has ended and the number is another's by now."""
         try:
             process = psutil.Process(self.pid)
             ours = abs(process.create_time() - self.started) < _CLOCK_TOLERANCE_SECONDS
-            return ours and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
+            return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+def here() -> str:
+    """A name for the processes that this one can see: its host, and on Linux its container's."""
+    # Containers on a host's network share its name, and count their processes each from 1.
+    namespace = f"/{_PID_NAMESPACE.stat().st_ino}" if _PID_NAMESPACE.exists() else ""
+    return f"{socket.gethostname()}{namespace}"
 
 
 class Heartbeats:
@@ -61,7 +85,7 @@ class Heartbeats:
     def begin(self, run: str, flow: str, pipeline: str) -> Heartbeat:
         """This process is run `run` from now on; an earlier process of the same run is superseded."""
         process = psutil.Process()
-        mine = Heartbeat(run, flow, pipeline, socket.gethostname(), process.pid, process.create_time(), 0)
+        mine = Heartbeat(run, flow, pipeline, here(), process.pid, process.create_time(), 0)
         with fault_point("heartbeat.begin"), self._database.write() as connection:
             connection.execute(HEARTBEATS.delete().where(HEARTBEATS.c.run == run))
             connection.execute(HEARTBEATS.insert().values(**asdict(mine)))

@@ -1,11 +1,12 @@
 """Incidents: durable before anybody is told, each answered once.
 
-An incident is an entry, its answer another, what came of it a third. One without an answer is what the outbox holds:
-the reconciler sees to it until it has one.
+An incident is an entry, its answer another, what came of it a third. One without an answer is what the outbox holds
+(the table `unanswered` names its entry): the reconciler sees to it until it has one.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,11 +14,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from millrace.errors import UnknownNameError
+from millrace.errors import DigestError, UnknownNameError
 from millrace.faults import fault_point
 from millrace.ledger.database import Database
-from millrace.ledger.journal import Entry, Fact, append, entry_of, select
-from millrace.ledger.tables import ENTRIES
+from millrace.ledger.journal import Entry, Fact, append, entries_of, select
+from millrace.ledger.tables import ENTRIES, UNANSWERED
 from millrace.storage import digest_json
 from millrace.window import Window
 
@@ -64,7 +65,7 @@ class Outbox:
     def open(self, *incidents: Incident) -> list[bool]:
         """Record incidents, all or none; for each, whether it is new."""
         with fault_point("incident.open"), self._database.write() as connection:
-            return [new for _, new in append(connection, *(incident.as_opened for incident in incidents))]
+            return _open(connection, *incidents)
 
     def open_when(self, incident: Incident, allowed: Callable[[Sequence[datetime]], bool]) -> bool:
         """Record `incident` when `allowed` says so of the ends of the windows of the pipeline's incidents so far.
@@ -72,31 +73,30 @@ class Outbox:
         Question and record are one step: two checks at once cannot both spend the last of a budget.
         """
         with fault_point("incident.open_when"), self._database.write() as connection:
-            ends = [found.window.end for found in _incidents(connection, incident.pipeline)]
-            return allowed(ends) and append(connection, incident.as_opened)[0][1]
+            query = sa.select(ENTRIES.c.detail).where(ENTRIES.c.pipeline == incident.pipeline, ENTRIES.c.kind == OPENED)
+            ends = [Window.from_key(json.loads(detail)["window"]).end for detail in connection.scalars(query)]
+            return allowed(ends) and _open(connection, incident)[0]
 
     def find(self, key: str) -> Incident | None:
         """The incident with this key, or None."""
         with self._database.read() as connection:
-            found = _with_answers(connection, select(connection, kinds=[OPENED], subject=key))
+            found = _told(select(connection, kinds=[OPENED, ANSWERED, CLOSED], subject=key))
         return found[0] if found else None
 
     def of(self, pipeline: str) -> list[Incident]:
         """All incidents of a pipeline, by event time."""
         with self._database.read() as connection:
-            return sorted(_incidents(connection, pipeline), key=lambda incident: incident.window.end)
+            found = _told(select(connection, pipeline=pipeline, kinds=[OPENED, ANSWERED, CLOSED]))
+        return sorted(found, key=lambda incident: incident.window.end)
 
     def unanswered(self, pipeline: str | None = None) -> list[Incident]:
         """Incidents that nobody has answered, of one pipeline or of all, oldest first."""
-        answer = ENTRIES.alias()
-        query = ENTRIES.select().where(
-            ENTRIES.c.kind == OPENED,
-            ~sa.exists().where(answer.c.kind == ANSWERED, answer.c.subject == ENTRIES.c.subject),
-        )
+        waiting = sa.select(UNANSWERED.c.sequence)
         if pipeline is not None:
-            query = query.where(ENTRIES.c.pipeline == pipeline)
+            waiting = waiting.where(UNANSWERED.c.pipeline == pipeline)
+        query = ENTRIES.select().where(ENTRIES.c.sequence.in_(waiting)).order_by(ENTRIES.c.sequence)
         with self._database.read() as connection:
-            return [_incident(entry_of(row)) for row in connection.execute(query.order_by(ENTRIES.c.sequence))]
+            return [_incident(entry) for entry in entries_of(connection.execute(query))]
 
     def answer(self, key: str, response: str) -> str:
         """Record that `response` (a flow run's id) answers the incident; the first answer stays. Returns it.
@@ -105,8 +105,9 @@ class Outbox:
             UnknownNameError: there is no such incident.
         """
         with fault_point("incident.answer"), self._database.write() as connection:
-            pipeline = _pipeline_of(connection, key)
-            entry, _ = append(connection, Fact(pipeline, ANSWERED, key, {"response": response}, once=key))[0]
+            opened = _opened(connection, key)
+            entry, _ = append(connection, Fact(opened.pipeline, ANSWERED, key, {"response": response}, once=key))[0]
+            connection.execute(UNANSWERED.delete().where(UNANSWERED.c.sequence == opened.sequence))
         return str(entry.detail["response"])
 
     def close(self, key: str, outcome: str) -> None:
@@ -116,35 +117,57 @@ class Outbox:
             UnknownNameError: there is no such incident.
         """
         with fault_point("incident.close"), self._database.write() as connection:
-            pipeline = _pipeline_of(connection, key)
+            pipeline = _opened(connection, key).pipeline
             said = select(connection, kinds=[CLOSED], subject=key, newest_first=True, limit=1)
             if not said or said[0].detail["outcome"] != outcome:
                 append(connection, Fact(pipeline, CLOSED, key, {"outcome": outcome}))
 
 
-def _pipeline_of(connection: sa.Connection, key: str) -> str:
+def verify(connection: sa.Connection) -> None:
+    """Compare the index of unanswered incidents with the journal.
+
+    Raises:
+        DigestError: it lacks an incident without an answer, or has another.
+    """
+    answered = ENTRIES.alias()
+    without = sa.select(ENTRIES.c.sequence).where(
+        ENTRIES.c.kind == OPENED,
+        ~sa.exists().where(answered.c.kind == ANSWERED, answered.c.subject == ENTRIES.c.subject),
+    )
+    waiting = set(connection.scalars(without))
+    indexed = set(connection.scalars(sa.select(UNANSWERED.c.sequence)))
+    if waiting != indexed:
+        raise DigestError(
+            f"the outbox is not what the journal says at entry {min(waiting ^ indexed)}",
+            got=f"{len(indexed)} unanswered incidents",
+            allowed=f"{len(waiting)}",
+            next="somebody altered the table 'unanswered': compare with a backup of the ledger's database",
+        )
+
+
+def _open(connection: sa.Connection, *incidents: Incident) -> list[bool]:
+    done = append(connection, *(incident.as_opened for incident in incidents))
+    if waiting := [{"sequence": entry.sequence, "pipeline": entry.pipeline} for entry, new in done if new]:
+        connection.execute(UNANSWERED.insert(), waiting)
+    return [new for _, new in done]
+
+
+def _opened(connection: sa.Connection, key: str) -> Entry:
     found = select(connection, kinds=[OPENED], subject=key, limit=1)
     if not found:
         raise UnknownNameError(f"no incident '{key}' in the ledger", next="open it first")
-    return found[0].pipeline
+    return found[0]
 
 
-def _incidents(connection: sa.Connection, pipeline: str) -> list[Incident]:
-    return _with_answers(connection, select(connection, pipeline=pipeline, kinds=[OPENED]))
-
-
-def _with_answers(connection: sa.Connection, opened: Sequence[Entry]) -> list[Incident]:
-    if not opened:
-        return []
-    said = select(
-        connection,
-        pipeline=opened[0].pipeline,
-        kinds=[ANSWERED, CLOSED],
-        subject=opened[0].subject if len(opened) == 1 else None,
-    )
-    responses = {entry.subject: str(entry.detail["response"]) for entry in said if entry.kind == ANSWERED}
-    outcomes = {entry.subject: str(entry.detail["outcome"]) for entry in said if entry.kind == CLOSED}
-    return [_incident(entry, responses.get(entry.subject), outcomes.get(entry.subject)) for entry in opened]
+def _told(entries: Sequence[Entry]) -> list[Incident]:
+    """The incidents that `entries` open, with what they say of them later."""
+    responses = {entry.subject: str(entry.detail["response"]) for entry in entries if entry.kind == ANSWERED}
+    outcomes = {entry.subject: str(entry.detail["outcome"]) for entry in entries if entry.kind == CLOSED}
+    return [
+        _incident(entry, responses.get(entry.subject), outcomes.get(entry.subject))
+        for entry in entries
+        if entry.kind == OPENED
+    ]
 
 
 def _incident(entry: Entry, response: str | None = None, outcome: str | None = None) -> Incident:

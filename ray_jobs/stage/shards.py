@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from io import BytesIO
 
 import pandas as pd
 
+from millrace import parquet
 from millrace.contract import REASON, check, quarantine_verdict
 from millrace.dataset import QUARANTINE, SHARD, StagedSet, count_reasons, set_key, shard_key
 from millrace.errors import MillraceError, SourceError
@@ -43,7 +43,7 @@ def stage_shard(settings: Settings, pipeline_name: str, window: Window, as_of: d
     reasons = {str(reason): int(count) for reason, count in checked.quarantined[REASON].value_counts().items()}
     object_store(settings).publish(
         key,
-        {SHARD: _parquet(checked.good), QUARANTINE: _parquet(checked.quarantined.astype("string"))},
+        {SHARD: parquet.write(checked.good), QUARANTINE: parquet.write(checked.quarantined.astype("string"))},
         summary={
             "rows": len(checked.good),
             "quarantined": len(checked.quarantined),
@@ -127,9 +127,3 @@ def _commit_set(
     if store.find(staged.key) is None:
         store.publish(staged.key, {}, summary=staged.as_dict(), lineage={"shards": {s.key: s.digest for s in shards}})
     return staged, quarantine_verdict(staged.num_rows + staged.num_quarantined, reasons, pipeline.spec.data)
-
-
-def _parquet(rows: pd.DataFrame) -> bytes:
-    buffer = BytesIO()
-    rows.to_parquet(buffer, index=False)
-    return buffer.getvalue()

@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import os
 import random
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -77,16 +79,20 @@ def play(world: World, part: str, faults: Sequence[Fault] = (), *, seed: int = 0
     with _doubled(world) as clock:
         ledger = Ledger(world.settings.ledger)
         reviver, responder = Reviver(world.settings, ledger, clock), Responder(world.settings, ledger, clock)
+        zombies: list[int] = []
         _ask_for(world, PARTS[part])
-        for _ in range(_MOST_STARTS):
-            _deliver_events(world, chance)
-            for run in _scheduled(world, chance):
-                _start(world, run, schedule.folder, reports=chance.random() < 0.7)
-            clock.seconds += _STEP_SECONDS
-            reviver.tick()
-            responder.tick()
-            if _at_rest(world, ledger):
-                return schedule
+        try:
+            for _ in range(_MOST_STARTS):
+                _deliver_events(world, chance)
+                for run in _scheduled(world, chance):
+                    zombies += _start(world, run, schedule, reports=chance.random() < 0.7)
+                clock.seconds += _STEP_SECONDS
+                reviver.tick()
+                responder.tick()
+                if _at_rest(world, ledger):
+                    return schedule
+        finally:
+            _wake(zombies, schedule)
     raise AssertionError(f"never at rest: {world.outside.read()['runs']}, {ledger.outbox.unanswered()}")
 
 
@@ -130,31 +136,63 @@ def _at_rest(world: World, ledger: Ledger) -> bool:
     return not moving and not state["events"] and not ledger.outbox.unanswered()
 
 
-def _start(world: World, run: str, faults: Path, *, reports: bool) -> None:
-    """Run a flow in a child. What it could not say itself, the worker reports, or not."""
+def _wake(zombies: Sequence[int], schedule: Schedule) -> None:
+    """Let processes go on that everybody has given up; they must end without having changed anything."""
+    for index, _ in enumerate(schedule.faults):
+        schedule.let_go(index)
+    for zombie in zombies:
+        os.waitpid(zombie, 0)
+
+
+def _start(world: World, run: str, schedule: Schedule, *, reports: bool) -> list[int]:
+    """Run a flow in a child. What it could not say itself, the worker reports, or not.
+
+    Returns:
+        The child, if a fault holds it: from outside it is dead, and it is not.
+    """
     with world.outside.edit() as state:
         found = state["runs"][run]
         found["state"] = "RUNNING"
         found["starts"] += 1
     child = os.fork()
     if child == 0:
-        _be_flow(world, run, found["flow"], found["parameters"], faults)
-    _, status = os.waitpid(child, 0)
+        _be_flow(world, run, found["flow"], found["parameters"], schedule.folder)
+    status = _end_of(child, schedule)
+    if status is None:
+        return [child]
     ended = {0: "COMPLETED", 3: "FAILED", 4: "CRASHED"}.get(os.waitstatus_to_exitcode(status))
     if ended is None and reports:
         ended = "CRASHED"
     if ended is not None:
         with world.outside.edit() as state:
             state["runs"][run]["state"] = ended
+    return []
+
+
+def _end_of(child: int, schedule: Schedule) -> int | None:
+    """How the child ended; None when a fault holds it instead."""
+    holds = [number for number, fault in enumerate(schedule.faults) if fault.action == "hold"]
+    waiting = [number for number in holds if not schedule.struck(number)]
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG if waiting else 0)
+        if ended:
+            return status
+        if any(schedule.struck(number) for number in waiting):
+            return None
+        time.sleep(0.002)
 
 
 def _be_flow(world: World, run: str, flow: str, parameters: dict[str, Any], faults: Path) -> None:
     """In the child: the flow's function, as the engine calls it; ends the process."""
+    import tasks.liveness
     from tasks.run import Interrupted
 
     code = 3
     try:
         os.environ |= world.settings.environment() | {FOLDER: str(faults), _RUN: run}
+        # Held, it does not beat; and the reconciler is on another host, where it cannot see whether it lives.
+        tasks.liveness.BEAT_SECONDS = 3600.0
+        socket.gethostname = lambda: "elsewhere"
         called = _flow(flow)
         called.fn(**called.validate_parameters(parameters))
         code = 0
@@ -174,6 +212,8 @@ def _flow(name: str) -> Any:
 @contextmanager
 def _doubled(world: World) -> Iterator[_Clock]:
     """Put the doubles in the place of what is outside."""
+    import prefect.runtime.deployment
+    import prefect.runtime.flow_run
     import torch
 
     import ray_jobs.evaluate.judge
@@ -193,7 +233,7 @@ def _doubled(world: World) -> Iterator[_Clock]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in world.settings.environment().items():
             patch.setenv(name, value)
-        for runtime in (tasks.run.flow_run, tasks.run.deployment):
+        for runtime in (prefect.runtime.flow_run, prefect.runtime.deployment):
             patch.setattr(runtime, "get_id", lambda: os.environ.get(_RUN))
         patch.setattr(tasks.prefect_api, "_ask", PrefectApi(outside).ask)
         patch.setattr(tasks.registry.Registry, "_client", MlflowClient(outside))
@@ -250,7 +290,7 @@ def _answered(settings: Settings, window: Any) -> pd.DataFrame:
 
     pipeline, ledger = load_pipeline(PIPELINE, settings.pipelines), Ledger(settings.ledger)
     first = ledger.entries(PIPELINE, "serving")[0]
-    store = ObjectStore(settings.objects)
+    store = ObjectStore.of(settings)
     root = Path(settings.objects) / "packages" / PIPELINE
     (package,) = [
         found

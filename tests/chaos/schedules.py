@@ -57,13 +57,23 @@ class Reference:
 
 def single_faults(reference: Reference) -> list[Case]:
     """Each meeting of each point: killed there, and failed there."""
-    cases = []
+    cases: list[Case] = []
     for part, hits in reference.met.items():
         for (point, moment), count in Counter(tuple(hit.split()) for hit in hits).items():
             for nth in range(1, count + 1):
                 for action in ("kill", "fail"):
                     cases.append(Case(part, (Fault(point, moment, action, nth),), seed=len(cases)))  # type: ignore[arg-type]
     return cases
+
+
+def zombies(reference: Reference) -> list[Case]:
+    """Each meeting of each point: frozen there until a later life of the run has ended, then woken."""
+    return [
+        Case(part, (Fault(point, moment, "hold", nth),), seed=1_000_000 + number)  # type: ignore[arg-type]
+        for part, hits in reference.met.items()
+        for number, ((point, moment), count) in enumerate(Counter(tuple(hit.split()) for hit in hits).items())
+        for nth in range(1, count + 1)
+    ]
 
 
 def double_faults(reference: Reference, count: int, seed: int) -> Iterator[Case]:
