@@ -47,6 +47,14 @@ def accepted(ledger: Ledger, pipeline: str) -> Mapping[str, Any] | None:
     return None if entry is None else entry.detail["values"]
 
 
+def in_force(ledger: Ledger, spec: PipelineSpec) -> PipelineSpec:
+    """`spec` as it may be acted on now: while a guarded change waits for a person, by the values accepted before."""
+    values = accepted(ledger, spec.name)
+    if values is None or not values.get("approvals", {}).get("change_threshold"):
+        return spec
+    return with_thresholds(spec, values)
+
+
 def acceptance(ledger: Ledger, spec: PipelineSpec, run: str, because: str) -> Fact:
     """The entry that accepts the values of `spec`; of several for the same change, one stays."""
     before = ledger.newest(spec.name, ACCEPTED)

@@ -62,3 +62,11 @@ def test_the_newest_accepted_values_hold(make_spec: MakeSpec, ledger: Ledger) ->
         held = thresholds.accepted(ledger, "tiny")
         assert held is not None
         assert held["evaluation"]["min_rows"] == min_rows
+
+
+def test_a_guarded_change_is_not_in_force_before_it_is_accepted(make_spec: MakeSpec, ledger: Ledger) -> None:
+    looser = {"serving.guard.max_failed_share": 0.9}
+    assert thresholds.in_force(ledger, make_spec(change=looser)) == make_spec(change=looser), "nothing was accepted yet"
+    guarded = make_spec(change={"approvals.change_threshold": True})
+    ledger.append(thresholds.acceptance(ledger, guarded, "run-1", "the first"))
+    assert thresholds.in_force(ledger, make_spec(change=looser)) == guarded
