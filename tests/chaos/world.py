@@ -90,7 +90,8 @@ class World:
         self.outside = Outside(folder)
 
     def create(self) -> World:
-        """Write the pipeline's folder."""
+        """Write the pipeline's folder, and the key that signs."""
+        Keys(self.settings.signing_key).create()
         pipeline = self.folder / "pipelines" / PIPELINE
         pipeline.mkdir(parents=True)
         (pipeline / "pipeline.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
