@@ -73,7 +73,7 @@ def register(app: typer.Typer, tell: Tell) -> None:
     app.add_typer(
         _approvers(tell),
         name="approvers",
-        help="Who may approve what waits for a person: list them, add one, remove one.",
+        help="Who may approve what waits: list them, add one, remove one.",
     )
 
 
