@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -30,7 +31,12 @@ def start_standby(settings: Settings) -> subprocess.Popen[bytes]:
     log: IO[Any]
     with fault_point("standby.start"), (logs / "standby.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "tasks.standby"], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "tasks.standby"],
+            # It runs no flow, and Prefect would warn of each line that it cannot keep.
+            env=os.environ | {"PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
 
 
