@@ -21,7 +21,12 @@ class Api:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._client = httpx.Client(base_url=settings.prefect_api_url, timeout=_PATIENCE_SECONDS, trust_env=False)
+        self._client = httpx.Client(
+            base_url=settings.prefect_api_url,
+            headers=settings.prefect_headers,
+            timeout=_PATIENCE_SECONDS,
+            trust_env=False,
+        )
 
     def __enter__(self) -> Self:
         return self
