@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -47,11 +48,14 @@ def validation(answer: Mapping[str, Any]) -> None:
 
 
 def training(answer: Mapping[str, Any]) -> None:
+    if answer["outcome"] == "waiting":
+        approvals(answer)
+        return
     table = _facts(f"{answer['pipeline']}: {answer['outcome']}")
-    table.add_row("version", str(answer["version"]))
-    table.add_row(
-        "trained", f"{answer['train_seconds']:.1f} s" if answer["trained"] else "no: an identical run did it before"
-    )
+    if answer["version"] is not None:
+        table.add_row("version", answer["version"])
+        trained = f"{answer['train_seconds']:.1f} s" if answer["trained"] else "no: an identical run did it before"
+        table.add_row("trained", trained)
     for reason in answer["reasons"]:
         table.add_row("", reason)
     for model, metrics in (answer["evaluation"] or {}).items():
@@ -128,6 +132,61 @@ def history(answer: Mapping[str, Any]) -> None:
         _out().print(f"the ledger is whole: {chain['entries']:,} entries, head {chain['digest']}", soft_wrap=True)
 
 
+def approvals(answer: Mapping[str, Any]) -> None:
+    out = _out()
+    for request in answer["requests"]:
+        table = _facts(f"{request['request']}: {request['summary']}")
+        table.add_row("state", f"{request['state']}: {request['reason']}")
+        for line in request["evidence"].splitlines()[2:]:
+            name, _, text = line.strip("| ").partition(" | ")
+            table.add_row(escape(name), escape(text))
+        for why in request["refused_tries"]:
+            table.add_row("[yellow]not taken[/yellow]", escape(why))
+        out.print(table)
+        if request["state"] == "open":
+            out.print(f"Answer it: millrace approve {request['request']}, or millrace reject {request['request']}")
+    if not answer["requests"]:
+        out.print("nothing waits for a person")
+
+
+def code(answer: Mapping[str, Any]) -> None:
+    """The line alone: it is copied, or piped."""
+    _out().print(answer["code"], soft_wrap=True, markup=False, highlight=False)
+
+
+def answered(answer: Mapping[str, Any]) -> None:
+    done = {"approve": "[green]approved[/green]", "reject": "[red]rejected[/red]"}[answer["answer"]]
+    _out().print(f"{done} by {answer['approver']}: {escape(answer['summary'])}")
+    for run in answer["resumed"]:
+        _out().print(f"flow run {run} goes on")
+    if answer["note"]:
+        _out().print(escape(answer["note"]))
+
+
+def approvers(answer: Mapping[str, Any]) -> None:
+    table = Table("name", "person", "vouched for by", "public key", title="approvers", title_justify="left")
+    for approver in answer["approvers"]:
+        table.add_row(approver["name"], escape(approver["person"]), approver["vouched_by"], approver["public_key"])
+    _out().print(table if answer["approvers"] else "nobody may approve yet: millrace approvers add NAME")
+    for entry in answer["ignored"]:
+        _out().print(
+            f"[red]entry {entry['entry']} ({entry['kind']} {escape(entry['name'])}) is not signed: ignored[/red]"
+        )
+
+
+def approver_added(answer: Mapping[str, Any]) -> None:
+    table = _facts(f"{answer['name']} may approve")
+    table.add_row("person", escape(answer["person"]))
+    table.add_row("vouched for by", answer["vouched_by"])
+    table.add_row("public key", answer["public_key"])
+    table.add_row("private key", answer["key"] or "where it was made")
+    _out().print(table)
+
+
+def approver_removed(answer: Mapping[str, Any]) -> None:
+    _out().print(f"{answer['name']} may not approve any more")
+
+
 def created(answer: Mapping[str, Any]) -> None:
     name = answer["name"]
     table = _facts(f"{name}: written to {answer['folder']}")
@@ -137,6 +196,19 @@ def created(answer: Mapping[str, Any]) -> None:
         table.add_row("[yellow]note[/yellow]", note)
     _out().print(table)
     _out().print(f"Next: millrace validate {name}; then millrace demo {name} closes the loop on it.")
+
+
+def keys(answer: Mapping[str, Any]) -> None:
+    table = Table("id", "customer", "created", "revoked")
+    for key in answer["keys"]:
+        table.add_row(key["id"], key["customer"], key["created_at"], key["revoked_at"] or "")
+    _out().print(table if answer["keys"] else "there is no key yet: `millrace keys create CUSTOMER`")
+
+
+def created_key(answer: Mapping[str, Any]) -> None:
+    _out().print(f"Key {answer['id']} of {answer['customer']}, shown only now:")
+    # Not through the console: it would break a long word at the terminal's edge.
+    sys.stdout.write(f"{answer['key']}\n")
 
 
 def demo(answer: Mapping[str, Any]) -> None:

@@ -17,8 +17,11 @@
     ├── PackageError                6    500   no    a model package cannot be served
     ├── ConflictError               7    409   yes   somebody else holds what this run needs
     │   └── FencedError             7    409   no    this run no longer holds the pipeline it is about to change
+    ├── ApprovalError               8    403   no    an approval that does not count
     └── RequestError                2    422   no    a prediction request breaks the feature contract
-        └── RequestTooLargeError         2    413   no    more rows or bytes than the spec allows
+        ├── RequestTooLargeError         2    413   no    more rows or bytes than the spec allows
+        ├── UnknownCallerError           2    401   no    a request without a valid key
+        └── ForeignRequestError          2    403   no    a request that a page of another origin sends
 
 A message says what is wrong, what was got, what is allowed and what to do next. Library errors are mapped to
 this tree once, where the library is called.
@@ -27,7 +30,7 @@ this tree once, where the library is called.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 from millrace.secrets import redact
@@ -143,6 +146,11 @@ class FencedError(ConflictError):
     retryable = False
 
 
+class ApprovalError(MillraceError):
+    exit_code = 8
+    http_status = 403
+
+
 class RequestError(MillraceError):
     """A prediction request that breaks the contract; `field` is a JSON pointer into the request body."""
 
@@ -166,6 +174,26 @@ class RequestError(MillraceError):
 
 class RequestTooLargeError(RequestError):
     http_status = 413
+
+
+class UnknownCallerError(RequestError):
+    http_status = 401
+
+
+class ForeignRequestError(RequestError):
+    http_status = 403
+
+
+def error_named(name: str, message: str) -> MillraceError | None:
+    """The error of ours with this class name, as it was told in another process; None when it is none of ours."""
+    kinds = {kind.__name__: kind for kind in _subclasses(MillraceError)}
+    return kinds[name](message) if name in kinds and not name.startswith("Request") else None
+
+
+def _subclasses(kind: type[MillraceError]) -> Iterator[type[MillraceError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _subclasses(child)
 
 
 def shorten(text: str, limit: int = _MAX_GOT_CHARS) -> str:

@@ -5,6 +5,8 @@ Each field is read from `MILLRACE_<FIELD>`; nothing about a pipeline is set here
 
 from __future__ import annotations
 
+import base64
+import ipaddress
 import os
 import re
 from collections.abc import Iterator
@@ -43,8 +45,28 @@ def _without_password(value: object) -> object:
     return re.sub(r"(?<=://)[^/@]*@", "***@", value) if isinstance(value, str) else value
 
 
+def _address(value: str) -> str:
+    return str(ipaddress.ip_address(value))
+
+
+def _credentials(value: SecretStr | None) -> SecretStr | None:
+    # What HTTP's basic authentication can carry; the value itself is in no message.
+    if value is not None and not re.fullmatch(r"[!-9;-~]+:[!-~]{8,}", value.get_secret_value()):
+        raise ValueError("must be user:password, printable ASCII without spaces, the password of 8 characters or more")
+    return value
+
+
+def _bearer(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        raise ValueError("must be a key as `millrace keys create` shows it")
+    return value
+
+
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 OpenUrl = Annotated[str, AfterValidator(_without_user)]
+Address = Annotated[str, AfterValidator(_address)]
+Credentials = Annotated[SecretStr | None, AfterValidator(_credentials)]
+Bearer = Annotated[SecretStr | None, AfterValidator(_bearer)]
 
 
 class Settings(BaseSettings):
@@ -70,6 +92,26 @@ class Settings(BaseSettings):
         description="Private key that signs artifacts, only needed where they are made; the public keys that are "
         "trusted lie beside it, in the file with the suffix .pub; none: <state_dir>/signing.key.",
     )
+    listen: Address = Field(
+        default="127.0.0.1",
+        description="IP address where Prefect, MLflow and Serve's ingress listen, beside loopback; any but loopback "
+        "needs prefect_auth and mlflow_auth, and predictions then need a key.",
+    )
+    prefect_auth: Credentials = Field(
+        default=None, description="user:password that Prefect's server demands and that we send to it."
+    )
+    mlflow_auth: Credentials = Field(
+        default=None, description="user:password that MLflow's server demands and that we send to it."
+    )
+    keys_file: Path | None = Field(
+        default=None, description="Hashes of the keys that may ask for predictions; none: <state_dir>/keys.json."
+    )
+    serve_key: Bearer = Field(
+        default=None, description="The key that our own replay and demo send, where predictions need one."
+    )
+    approver_keys: Path = Field(
+        default=Path("~/.config/millrace/approvers"), description="Folder of your private keys as an approver."
+    )
     work_pool: str = Field(default="millrace", description="Prefect work pool whose worker runs the flows.")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Log level.")
     log_json: bool = Field(default=False, description="One JSON object a line instead of coloured text.")
@@ -82,6 +124,11 @@ class Settings(BaseSettings):
     @cached_property
     def pipelines(self) -> Path:
         return self.pipelines_dir.expanduser().absolute()
+
+    @property
+    def keys_dir(self) -> Path:
+        """The folder of private keys as an absolute path."""
+        return self.approver_keys.expanduser().absolute()
 
     @property
     def prefect_api_url(self) -> str:
@@ -102,6 +149,31 @@ class Settings(BaseSettings):
     def signing_key(self) -> Path:
         """Absolute path of the private key that signs artifacts."""
         return (self.signing_key_file or self.state / "signing.key").expanduser().absolute()
+
+    @property
+    def keys_path(self) -> Path:
+        """Absolute path of the file with the hashes of the serving keys."""
+        return (self.keys_file or self.state / "keys.json").expanduser().absolute()
+
+    @property
+    def listens_elsewhere(self) -> bool:
+        """Whether anything listens beyond loopback."""
+        return not ipaddress.ip_address(self.listen).is_loopback
+
+    @property
+    def prefect_headers(self) -> dict[str, str]:
+        """What a request to Prefect must carry; secret."""
+        return _basic(self.prefect_auth)
+
+    @property
+    def mlflow_headers(self) -> dict[str, str]:
+        """What a request to MLflow must carry; secret."""
+        return _basic(self.mlflow_auth)
+
+    @property
+    def serve_headers(self) -> dict[str, str]:
+        """What a request for predictions must carry; secret."""
+        return {} if self.serve_key is None else {"authorization": f"Bearer {self.serve_key.get_secret_value()}"}
 
     @property
     def ray(self) -> str:
@@ -127,6 +199,8 @@ class Settings(BaseSettings):
             if (value := getattr(self, name)) is not None:
                 yield value.get_secret_value()
                 yield from secrets.url_passwords(value.get_secret_value())
+                # Of `user:password` the password alone is one too.
+                yield value.get_secret_value().partition(":")[2]
         named = [getattr(self, name) for name in type(self).model_fields if name.endswith("_file")]
         for path in {self.signing_key, *(path for path in named if isinstance(path, Path))}:
             if path.is_file():
@@ -159,11 +233,17 @@ class Settings(BaseSettings):
             for name in type(self).model_fields
             if (value := getattr(self, name)) is not None
         }
-        values |= {"state_dir": str(self.state), "pipelines_dir": str(self.pipelines)}
+        values |= {
+            "state_dir": str(self.state),
+            "pipelines_dir": str(self.pipelines),
+            "approver_keys": str(self.keys_dir),
+        }
         if self.objects_url is not None:
             values["objects_url"] = self.objects
         if self.signing_key_file is not None:
             values["signing_key_file"] = str(self.signing_key)
+        if self.keys_file is not None:
+            values["keys_file"] = str(self.keys_path)
         return {f"{_PREFIX}{name.upper()}": value for name, value in values.items()}
 
 
@@ -172,6 +252,12 @@ def _file_secrets(path: Path) -> Iterator[str]:
     yield content.hex()
     text = content.decode(errors="replace")
     yield from (text.strip(), *(line.strip() for line in text.splitlines()))
+
+
+def _basic(auth: SecretStr | None) -> dict[str, str]:
+    if auth is None:
+        return {}
+    return {"authorization": f"Basic {base64.b64encode(auth.get_secret_value().encode()).decode()}"}
 
 
 def load_settings() -> Settings:
@@ -194,10 +280,12 @@ def load_settings() -> Settings:
         return settings
     except ValidationError as error:
         first = error.errors()[0]
-        name = f"{_PREFIX}{first['loc'][0]}".upper()
+        field = str(first["loc"][0])
+        name = f"{_PREFIX}{field}".upper()
+        is_secret = SecretStr in get_args(Settings.model_fields[field].annotation)
         raise SettingsError(
             f"environment variable {name} has a bad value",
-            got=_without_password(first["input"]),
+            got=None if is_secret else _without_password(first["input"]),
             allowed=first["msg"].removeprefix("Value error, "),
             next=f"correct {name}",
         ) from None

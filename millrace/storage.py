@@ -361,11 +361,15 @@ def _fsync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file at `path` by `content`; a reader sees the old bytes or the new, never a mixture."""
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Replace the file at `path` by `content`; a reader sees the old bytes or the new, never a mixture.
+
+    `mode` less the umask is the file's.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with fault_point("file.replace"):
+        partial.touch(mode)
         partial.write_bytes(content)
         _fsync(partial)
         partial.replace(path)

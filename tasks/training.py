@@ -138,7 +138,7 @@ def evaluate_model(run: Run, request: TrainRequest, result: TrainResult) -> Eval
     if known is None:
         evaluation = evaluate(
             run.settings,
-            run.pipeline.name,
+            run.pipeline,
             request.staged,
             request.split,
             challenger_key=result.package_key,

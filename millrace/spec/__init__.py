@@ -7,16 +7,18 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from millrace.secrets import secret_fields, secret_texts
+from millrace.spec.approvals import ApprovalsSpec
 from millrace.spec.base import Section
 from millrace.spec.data import CategoricalFeature, DataSpec, Feature, Label, NumericFeature
 from millrace.spec.evaluation import HIGHER_IS_BETTER, METRICS, EvaluationSpec, Metric
 from millrace.spec.monitoring import BrakesSpec, CostSpec, DriftSpec, MonitoringSpec, QualitySpec
-from millrace.spec.serving import ServingSpec
+from millrace.spec.serving import GuardSpec, ServingSpec
 from millrace.spec.training import ModelSpec, TrainingSpec
 
 __all__ = [
     "HIGHER_IS_BETTER",
     "METRICS",
+    "ApprovalsSpec",
     "BrakesSpec",
     "CategoricalFeature",
     "CostSpec",
@@ -24,6 +26,7 @@ __all__ = [
     "DriftSpec",
     "EvaluationSpec",
     "Feature",
+    "GuardSpec",
     "Label",
     "Metric",
     "ModelSpec",
@@ -50,6 +53,7 @@ class PipelineSpec(Section):
     evaluation: EvaluationSpec = Field(description="How a challenger is judged.")
     serving: ServingSpec = Field(default_factory=ServingSpec, description="How predictions are answered.")
     monitoring: MonitoringSpec = Field(default_factory=MonitoringSpec, description="Checks and brakes.")
+    approvals: ApprovalsSpec = Field(default_factory=ApprovalsSpec, description="What waits for a person.")
     costs: CostSpec = Field(default_factory=CostSpec, description="Prices.")
 
     @model_validator(mode="before")

@@ -27,10 +27,9 @@ from millrace.errors import MillraceError
 from millrace.faults import Fault, Schedule
 from millrace.ledger import Ledger
 from millrace.settings import Settings
-from millrace.storage import ObjectStore
 from tasks.prefect_api import flow_state, submit
 from tasks.run_kinds import ABANDONED
-from tests.chaos.world import MODEL, SOURCE, SPEC, differences
+from tests.chaos.world import MODEL, SOURCE, SPEC, committed, differences
 from tests.live import run_millrace
 
 _REST_SECONDS = 300.0
@@ -256,15 +255,13 @@ class RealWorld:
 
     def _artifacts(self, name: str) -> list[str]:
         """Kind and file digests of what is committed, files with the pipeline's name in them left out."""
-        root, store, found = Path(self.settings.objects), ObjectStore.of(self.settings), []
-        for kind in ("staged", "checkpoints", "packages", "evaluations"):
-            for path in sorted((root / kind / name).rglob("manifest.json")):
-                artifact = store.get(str(path.parent.relative_to(root)))
-                for file, entry in artifact.entries.items():
-                    artifact.read(file)  # raises when it is torn
-                    if file not in ("spec.json", "model_card.md", "evaluation.json"):
-                        found.append(f"{kind} {file} {entry.sha256}")
-        return sorted(found)
+        return sorted(
+            f"{kind} {file} {entry.sha256}"
+            for kind in ("staged", "checkpoints", "packages", "evaluations")
+            for artifact in committed(self.settings, f"{kind}/{name}")
+            for file, entry in artifact.entries.items()
+            if file not in ("spec.json", "model_card.md", "evaluation.json")
+        )
 
 
 def _is(process: psutil.Process, mark: str) -> bool:

@@ -13,7 +13,7 @@ import yaml
 from millrace.ledger import Ledger
 from millrace.settings import Settings
 from millrace.signing import Keys
-from millrace.storage import ObjectStore
+from millrace.storage import MANIFEST, Artifact, ObjectStore
 from tests.chaos.outside import Outside
 
 PIPELINE = "turning"
@@ -90,7 +90,8 @@ class World:
         self.outside = Outside(folder)
 
     def create(self) -> World:
-        """Write the pipeline's folder."""
+        """Write the pipeline's folder, and the key that signs."""
+        Keys(self.settings.signing_key).create()
         pipeline = self.folder / "pipelines" / PIPELINE
         pipeline.mkdir(parents=True)
         (pipeline / "pipeline.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
@@ -134,14 +135,18 @@ class World:
 
     def _artifacts(self) -> dict[str, str]:
         """Digest by key of what is committed; what a killed writer left unreferenced does not count."""
-        root, store = Path(self.settings.objects), ObjectStore.of(self.settings)
-        found = {}
-        for path in root.rglob("manifest.json"):
-            artifact = store.get(str(path.parent.relative_to(root)))
-            for name in artifact.entries:
-                artifact.read(name)  # raises when it is torn
-            found[artifact.key] = artifact.digest
-        return found
+        return {artifact.key: artifact.digest for artifact in committed(self.settings, "")}
+
+
+def committed(settings: Settings, prefix: str) -> list[Artifact]:
+    """All artifacts below `prefix`, each verified to its last byte: signature, sizes, digests."""
+    store, root, found = ObjectStore.of(settings), Path(settings.objects), []
+    for path in sorted((root / prefix).rglob(MANIFEST)):
+        artifact = store.get(str(path.parent.relative_to(root)))
+        for name in artifact.entries:
+            artifact.read(name)
+        found.append(artifact)
+    return found
 
 
 def _without_speed(run: dict[str, Any]) -> dict[str, Any]:

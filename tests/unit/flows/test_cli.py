@@ -15,7 +15,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = (
     "up", "down", "status", "validate", "schema", "run", "check", "replay", "rollback", "versions", "history", "demo",
-    "new",
+    "new", "keys", "approvals", "approve", "reject", "approvers",
 )  # fmt: skip
 SPEC = {
     "name": "tiny",
@@ -170,3 +170,24 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(arguments: list[str], tmp_p
     assert done.returncode != 0
     assert done.stderr
     assert "hush" not in done.stdout + done.stderr
+
+
+def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
+    made = json.loads(millrace("keys", "create", "acme", "--json", state=tmp_path).stdout)
+    assert made["key"].startswith("mr_")
+    shown = millrace("keys", "create", "umbrella", state=tmp_path).stdout.split()[-1]
+    assert shown.startswith("mr_")
+    revoked = json.loads(millrace("keys", "revoke", made["id"], "--json", state=tmp_path).stdout)["keys"][0]
+    listed = millrace("keys", "list", "--json", state=tmp_path).stdout
+    assert [key["customer"] for key in json.loads(listed)["keys"]] == ["acme", "umbrella"]
+    assert json.loads(listed)["keys"][0] == revoked
+    table = millrace("keys", "list", state=tmp_path).stdout
+    assert made["id"] in table
+    for key in (made["key"], shown):
+        assert key not in listed + table
+
+
+def test_a_key_that_is_not_there_cannot_be_revoked(tmp_path: Path) -> None:
+    done = millrace("keys", "revoke", "nothing", state=tmp_path)
+    assert done.returncode == 2
+    assert "there is no key 'nothing'" in done.stderr

@@ -63,6 +63,7 @@ def test_an_unknown_variable_is_named_with_the_nearest(name: str, meant: str, mo
         ("MILLRACE_SERVE_URL", "http://host:99999", "0-65535"),
         ("MILLRACE_RAY_PORT", "80", "greater than or equal to 1024"),
         ("MILLRACE_RAY_PORT", "many", "valid integer"),
+        ("MILLRACE_LISTEN", "localhost", "IPv4 or IPv6"),
         ("MILLRACE_LOG_LEVEL", "loud", "DEBUG|INFO"),
         ("MILLRACE_LOG_JSON", "perhaps", "boolean"),
     ],
@@ -79,6 +80,26 @@ def test_a_password_in_a_refused_url_is_not_shown(monkeypatch: pytest.MonkeyPatc
     error = refusal(monkeypatch, "MILLRACE_MLFLOW_URL", "http://user:hush@mlflow")
     assert error.got == "'http://***@mlflow'"
     assert "hush" not in str(error)
+
+
+@pytest.mark.parametrize("name", ["MILLRACE_PREFECT_AUTH", "MILLRACE_MLFLOW_AUTH"])
+@pytest.mark.parametrize(
+    "value", ["hush-hush-hush", "me:hush", ":hush-hush-hush", "me:hush hush hush", "me:hush-hüsh-hush"]
+)
+def test_bad_credentials_are_refused_and_not_shown(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = refusal(monkeypatch, name, value)
+    assert error.what == f"environment variable {name} has a bad value"
+    assert "user:password" in (error.allowed or "")
+    assert "hush" not in str(error)
+
+
+def test_credentials_become_headers() -> None:
+    settings = Settings(prefect_auth=SecretStr("me:prefect:1"), serve_key=SecretStr("mr_key"))
+    assert settings.prefect_headers == {"authorization": "Basic bWU6cHJlZmVjdDox"}
+    assert settings.serve_headers == {"authorization": "Bearer mr_key"}
+    assert settings.mlflow_headers == {}
+    for secret in ("prefect:1", "mr_key", "bWU6"):
+        assert secret not in repr(settings)
 
 
 @pytest.mark.parametrize("url", ["https://prefect.example.com/", "https://prefect.example.com"])
@@ -170,6 +191,12 @@ def test_secret_settings_are_known_once_loaded(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MILLRACE_LEDGER_URL", "postgresql://u:in-the-url@db/x")
     load_settings()
     assert redact("FATAL: in-the-url is wrong") == "FATAL: *** is wrong"
+
+
+def test_the_password_of_a_service_is_known_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_PREFECT_AUTH", "admin:battery-staple")
+    load_settings()
+    assert redact("wrong: battery-staple") == "wrong: ***"
 
 
 def test_the_contents_of_key_files_are_known(tmp_path: Path) -> None:
