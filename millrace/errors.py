@@ -41,7 +41,7 @@ class MillraceError(Exception):
 
     def __init__(self, what: str, *, got: object = None, allowed: str | None = None, next: str | None = None) -> None:
         self.what = what
-        self.got = None if got is None else shorten(repr(got))
+        self.got = None if got is None else shorten(shown(got))
         self.allowed = allowed
         self.next = next
         super().__init__(self.message)
@@ -158,6 +158,14 @@ class RequestError(MillraceError):
 
 class RequestTooLargeError(RequestError):
     http_status = 413
+
+
+def shown(value: object) -> str:
+    """`repr(value)`, or what it is when it has none: Python refuses to write integers of many thousand digits."""
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - a foreign object's repr may raise anything, and an error must not hide another
+        return f"<a value of type {type(value).__name__} that cannot be written>"
 
 
 def shorten(text: str, limit: int = _MAX_GOT_CHARS) -> str:

@@ -7,7 +7,8 @@ probe rows with the answers its trainer got; a loaded model must give the same a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from millrace.encoding import TableInputs, encode
-from millrace.errors import PackageError
+from millrace.errors import ArtifactError, PackageError
 from millrace.spec import PipelineSpec
 from millrace.spec.load import parse_spec
 from millrace.storage import Artifact, ObjectStore
@@ -154,12 +155,28 @@ def publish_package(
 
 def package_spec(package: Artifact) -> PipelineSpec:
     """The spec that the package's model was trained by."""
-    return parse_spec(json.loads(package.read(SPEC)), f"{package.key}/{SPEC}")
+    content = package.read(SPEC)
+    with _readable(package, SPEC):
+        document = json.loads(content)
+    return parse_spec(document, f"{package.key}/{SPEC}")
 
 
 def reference_sample(package: Artifact) -> pd.DataFrame:
     """Sample of the rows the model was trained on, with its answers in `prediction`."""
-    return pd.read_parquet(BytesIO(package.read(REFERENCE)))
+    content = package.read(REFERENCE)
+    with _readable(package, REFERENCE):
+        return pd.read_parquet(BytesIO(content))
+
+
+@contextmanager
+def _readable(package: Artifact, name: str) -> Iterator[None]:
+    """Digests prove that a file is as it was written; that its writer was sound shows when it is parsed."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, RecursionError) as error:
+        raise ArtifactError(
+            f"package {package.key}: {name} cannot be read", got=f"{type(error).__name__}: {error}", next="train again"
+        ) from error
 
 
 def load_predictor(package: Artifact, pipeline: Pipeline) -> Predictor:
@@ -168,14 +185,21 @@ def load_predictor(package: Artifact, pipeline: Pipeline) -> Predictor:
     Raises:
         PackageError: the folder's code does not fit the weights, or does not answer as the trainer did.
         DigestError: stored bytes differ from the manifest; nothing was parsed.
+        ArtifactError: a part cannot be read.
+        SpecError: its spec is not valid.
     """
     import safetensors.torch
 
     spec = package_spec(package)
     weights = package.read(WEIGHTS)
-    scale = LabelScale(**json.loads(package.read(SCALE)))
-    probe = json.loads(package.read(PROBE))
-    rows = pd.DataFrame(probe["rows"], columns=list(spec.data.features))
+    scale_json, probe_json = package.read(SCALE), package.read(PROBE)
+    with _readable(package, SCALE):
+        stated = json.loads(scale_json)
+        scale = LabelScale(float(stated["mean"]), float(stated["std"]))
+    with _readable(package, PROBE):
+        probe = json.loads(probe_json)
+        rows = pd.DataFrame(probe["rows"], columns=list(spec.data.features))
+        expected = np.asarray(probe["answers"], np.float32)
     build = pipeline.build_model
     try:
         # The folder's code may be any other than the one that trained, so it may raise anything.
@@ -189,7 +213,13 @@ def load_predictor(package: Artifact, pipeline: Pipeline) -> Predictor:
             got=f"{type(error).__name__}: {error}",
             next="check out the code the package was trained with, or train again",
         ) from error
-    expected = np.asarray(probe["answers"], np.float32)
+    if found.shape != expected.shape:
+        raise PackageError(
+            f"package {package.key}: the loaded model answers its probe rows in another shape than the trained one",
+            got=found.shape,
+            allowed=str(expected.shape),
+            next="check out the code the package was trained with, or train again",
+        )
     if not np.allclose(found, expected, rtol=_PROBE_TOLERANCE, atol=_PROBE_TOLERANCE, equal_nan=True):
         raise PackageError(
             f"package {package.key}: the loaded model answers its probe rows differently from the trained one",

@@ -23,7 +23,7 @@ from typing import Any, Self
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from millrace.errors import ArtifactError, DigestError, SettingsError
+from millrace.errors import ArtifactError, DigestError, ServiceError, SettingsError, shorten
 
 MANIFEST = "manifest.json"
 
@@ -94,7 +94,11 @@ class Artifact:
                 partial.write_bytes(self.read(name))
                 partial.replace(path)
                 return path
-        if (found := digest_file(path)) != entry.sha256:
+        try:
+            found = digest_file(path)
+        except OSError as error:
+            raise _unreadable(str(path), error) from error
+        if found != entry.sha256:
             raise _digest_error(self, name, entry, found)
         return path
 
@@ -112,6 +116,27 @@ class Artifact:
 
 def _content_digest(entries: Mapping[str, Entry], summary: Mapping[str, Any]) -> str:
     return digest_json({"entries": {name: entry.sha256 for name, entry in entries.items()}, "summary": summary})
+
+
+def _entry(path: str, num_bytes: int, sha256: str) -> Entry:
+    """The entry that a manifest states.
+
+    Raises:
+        ValueError: a part is of another type, or the path leaves the artifact.
+    """
+    if (type(path), type(num_bytes), type(sha256)) != (str, int, str) or num_bytes < 0:
+        raise ValueError("an entry is a path, a size in bytes and a digest")
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ValueError(f"path {path!r} leaves the artifact")
+    return Entry(path, num_bytes, sha256)
+
+
+def _unreadable(what: str, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"{what} cannot be read",
+        got=f"{type(error).__name__}: {error}",
+        next="correct its rights, or delete the prefix and run the step again",
+    )
 
 
 def _digest_error(artifact: Artifact, name: str, entry: Entry, found: str) -> DigestError:
@@ -153,12 +178,29 @@ class ObjectStore:
         """The bytes under `key`.
 
         Raises:
-            ArtifactError: nothing lies there.
+            ArtifactError: nothing lies there, or it cannot be read.
+            ServiceError: the store does not answer.
         """
+        content = self._content(key)
+        if content is None:
+            raise ArtifactError(f"{self.url}/{key} does not exist", next="run the step that makes it again")
+        return content
+
+    def _content(self, key: str) -> bytes | None:
+        """The bytes under `key`, None where nothing lies."""
         try:
             return bytes(self._fs.cat_file(f"{self._root}/{key}"))
         except FileNotFoundError:
-            raise ArtifactError(f"{self.url}/{key} does not exist", next="run the step that makes it again") from None
+            return None
+        except (ConnectionError, TimeoutError) as error:
+            raise ServiceError(
+                f"the object store at {self.url} does not answer", got=str(error), next="check MILLRACE_OBJECTS_URL"
+            ) from error
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # a folder in its place, no right to read it, a name too long or with NUL
+            raise _unreadable(f"{self.url}/{shorten(key)}", error) from error
 
     def find(self, key: str) -> Artifact | None:
         """The artifact committed under `key`, or None.
@@ -167,25 +209,19 @@ class ObjectStore:
             ArtifactError: a manifest is there and cannot be read.
             DigestError: its digest is not that of what it names.
         """
-        try:
-            raw = bytes(self._fs.cat_file(f"{self._root}/{key}/{MANIFEST}"))
-        except FileNotFoundError:
+        raw = self._content(f"{key}/{MANIFEST}")
+        if raw is None:
             return None
         try:
             document = json.loads(raw)
-            entries = {name: Entry(**entry) for name, entry in document["entries"].items()}
-            for entry in entries.values():
-                if entry.path.startswith("/") or ".." in entry.path.split("/"):
-                    raise ValueError(f"path {entry.path!r} leaves the artifact")
+            entries = {name: _entry(**entry) for name, entry in document["entries"].items()}
+            if not all(isinstance(document[part], dict) for part in ("summary", "lineage")):
+                raise ValueError("summary and lineage must be objects")
             artifact = Artifact(
                 self, key, entries, document["summary"], document["lineage"], document["digest"], document["created_at"]
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError(
-                f"manifest of {self.url}/{key} cannot be read",
-                got=str(error),
-                next="delete the prefix and run the step again",
-            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise _unreadable(f"manifest of {self.url}/{key}", error) from error
         if (found := _content_digest(entries, artifact.summary)) != artifact.digest:
             raise DigestError(
                 f"manifest of {self.url}/{key} was changed after it was committed",
