@@ -17,6 +17,7 @@ import pandas as pd
 
 from millrace.errors import SourceError, nearest
 from millrace.scaffold.table_file import content_stamp, read_arrow, read_frame, row_names, shown
+from millrace.spec.base import MAX_DAYS
 from millrace.storage import digest_json
 from millrace.window import utc
 
@@ -52,9 +53,9 @@ class TableSource:
         time_format: str | None = None,
         folder: Path | None = None,
     ) -> None:
-        if known_after_days < 0 or (known_after_days and known_at_column):
+        if not 0 <= known_after_days <= MAX_DAYS or (known_after_days and known_at_column):
             raise SourceError(
-                "known_after_days must be 0 or more, and 0 when known_at_column is given",
+                f"known_after_days must be 0 to {MAX_DAYS:g}, and 0 when known_at_column is given",
                 got=known_after_days,
                 next="correct data.source_options",
             )

@@ -6,10 +6,11 @@ flow run, so however often the event comes, one training starts.
 
 from __future__ import annotations
 
+import re
 import uuid
 from datetime import UTC, datetime
 
-from millrace.errors import UnknownNameError
+from millrace.errors import UnknownNameError, shorten
 from millrace.ledger import Incident, Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings
@@ -18,6 +19,8 @@ from tasks.prefect_api import publish, submit
 EVENT = "millrace.incident.opened"
 RESOURCE = "millrace.pipeline"
 TRAINING = "training/training"
+
+_KEY = re.compile(r"incident-[0-9a-f]{24}")
 
 
 def send_event(settings: Settings, incident: Incident) -> None:
@@ -47,9 +50,12 @@ def find_incident(ledger: Ledger, key: str) -> Incident:
     Raises:
         UnknownNameError: the ledger has no such incident.
     """
-    incident = ledger.outbox.find(key)
+    # An event may carry anything, also what a database cannot be asked for.
+    incident = ledger.outbox.find(key) if _KEY.fullmatch(key) else None
     if incident is None:
-        raise UnknownNameError(f"no incident '{key}' in the ledger", next="nothing: the event is not one of ours")
+        raise UnknownNameError(
+            f"no incident '{shorten(key)}' in the ledger", next="nothing: the event is not one of ours"
+        )
     return incident
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from filelock import FileLock
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, ProgrammingError
 
-from millrace.errors import ConflictError, ServiceError, SettingsError
+from millrace.errors import ConflictError, DataError, ServiceError, SettingsError
 from millrace.faults import fault_point
 
 #: The newest migration; a test holds it against the folder `migrations/versions`.
@@ -64,6 +64,13 @@ class Database:
             yield
         except (IntegrityError, ProgrammingError):
             raise
+        except UnicodeEncodeError as error:
+            raise DataError(
+                "the ledger cannot store a text",
+                got=str(error),
+                allowed="text without lone surrogates",
+                next="correct it",
+            ) from error
         except (DBAPIError, OSError) as error:
             raise self._away(error) from error
 

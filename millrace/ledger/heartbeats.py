@@ -7,11 +7,14 @@ that it is gone.
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import psutil
 import sqlalchemy as sa
 
+from millrace.errors import DataError, shorten
 from millrace.faults import fault_point
 from millrace.ledger.database import Database
 from millrace.ledger.tables import HEARTBEATS
@@ -48,7 +51,7 @@ class Heartbeat:
             process = psutil.Process(self.pid)
             ours = abs(process.create_time() - self.started) < _CLOCK_TOLERANCE_SECONDS
             return ours and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
+        except (psutil.Error, OverflowError):  # a number that no process of this system can have
             return False
 
 
@@ -80,7 +83,17 @@ class Heartbeats:
 
     def all(self) -> list[Heartbeat]:
         with self._database.read() as connection:
-            return [Heartbeat(**row._mapping) for row in connection.execute(sa.select(HEARTBEATS))]
+            return [_heartbeat(row._mapping) for row in connection.execute(sa.select(HEARTBEATS))]
+
+
+def _heartbeat(row: Mapping[str, Any]) -> Heartbeat:
+    if type(row["pid"]) is not int or row["pid"] <= 0 or type(row["started"]) is not float:
+        raise DataError(
+            f"the heartbeat of run '{shorten(str(row['run']))}' in the ledger is broken",
+            got=f"pid {row['pid']!r}, started {row['started']!r}",
+            next=f"delete its row from the table '{HEARTBEATS.name}'; the run's next beat shows whether it lives",
+        )
+    return Heartbeat(**row)
 
 
 def _is(heartbeat: Heartbeat) -> sa.ColumnElement[bool]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from millrace.errors import DigestError
+from millrace.errors import DigestError, shorten
 from millrace.ledger.tables import ENTRIES
 from millrace.storage import digest_json
 
@@ -51,10 +52,11 @@ class Fact:
 
 def append(connection: sa.Connection, *facts: Fact) -> list[tuple[Entry, bool]]:
     """Append the facts in order; for each its entry, and whether it is new. Needs a transaction that is alone."""
-    head = connection.execute(sa.select(ENTRIES).order_by(ENTRIES.c.sequence.desc()).limit(1)).one_or_none()
+    newest_first = fetch(connection, ENTRIES.select().order_by(ENTRIES.c.sequence.desc()).limit(1))
+    head = newest_first[0] if newest_first else None
     sequence, digest = (head.sequence, head.digest) if head is not None else (0, GENESIS)
     # The order of entries is the order of their times, whatever the clocks of the writers say.
-    at = datetime.now(UTC) if head is None else max(datetime.now(UTC), _aware(head.at))
+    at = datetime.now(UTC) if head is None else max(datetime.now(UTC), head.at)
     done = []
     for fact in facts:
         once = None if fact.once is None else digest_json([fact.kind, fact.once])
@@ -100,7 +102,7 @@ def select(
     if until is not None:
         query = query.where(ENTRIES.c.at <= until)
     query = query.order_by(ENTRIES.c.sequence.desc() if newest_first else ENTRIES.c.sequence).limit(limit)
-    return [entry_of(row) for row in connection.execute(query)]
+    return fetch(connection, query)
 
 
 def newest(connection: sa.Connection, pipeline: str, *kinds: str, until: datetime | None = None) -> Entry | None:
@@ -117,7 +119,7 @@ def verify(connection: sa.Connection) -> tuple[int, str]:
     """
     count, digest = 0, GENESIS
     for row in _walk(connection):
-        found = _digest({**row._mapping, "at": _aware(row.at)})
+        found = _digest(row._mapping)
         if (row.sequence, row.previous, row.digest) != (count + 1, digest, found):
             raise DigestError(
                 f"the ledger was changed at entry {count + 1}",
@@ -129,31 +131,70 @@ def verify(connection: sa.Connection) -> tuple[int, str]:
     return count, digest
 
 
-def entry_of(row: Any) -> Entry:
-    return Entry(
-        row.sequence,
-        _aware(row.at),
-        row.pipeline,
-        row.kind,
-        row.subject,
-        row.actor,
-        json.loads(row.detail),
-        row.digest,
-    )
+def fetch(connection: sa.Connection, query: sa.Select[Any]) -> list[Entry]:
+    """The entries that a query for whole rows of `entries` finds.
+
+    Raises:
+        DigestError: one of them is not as it was written; the message names it.
+    """
+    return [_entry_of(row) for row in _rows(connection, query)]
+
+
+@contextmanager
+def holding(entry: Entry, *names: str) -> Iterator[Mapping[str, Any]]:
+    """The detail of `entry`, with `names` in it, read inside the block.
+
+    Raises:
+        DigestError: it does not hold what an entry of its kind holds.
+    """
+    try:
+        for name in names:
+            entry.detail[name]
+        yield entry.detail
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DigestError(
+            f"entry {entry.sequence} ('{shorten(entry.kind)}') of the ledger does not hold what its kind holds",
+            got=f"{type(error).__name__}: {error}",
+            next="compare with a backup of the ledger's database",
+        ) from error
+
+
+def _rows(connection: sa.Connection, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+    try:
+        return connection.execute(query).all()
+    except (ValueError, TypeError) as error:  # a time that is none, or a cell of another type
+        raise DigestError(
+            "the ledger has an entry that cannot be read", got=str(error), next="compare with a backup of its database"
+        ) from error
+
+
+def _entry_of(row: sa.Row[Any]) -> Entry:
+    """The entry in `row`; nobody acts on one that was changed."""
+    try:
+        detail = json.loads(row.detail)
+        is_whole = _digest(row._mapping) == row.digest and isinstance(detail, dict)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        is_whole = False
+    if not is_whole:
+        raise DigestError(
+            f"entry {shorten(str(row.sequence))} of the ledger was changed after it was written",
+            next="compare with a backup of the ledger's database; `Ledger.verify` walks the whole chain",
+        )
+    return Entry(row.sequence, _aware(row.at), row.pipeline, row.kind, row.subject, row.actor, detail, row.digest)
 
 
 def _walk(connection: sa.Connection) -> Iterator[Any]:
     last = 0
-    while rows := connection.execute(
-        ENTRIES.select().where(ENTRIES.c.sequence > last).order_by(ENTRIES.c.sequence).limit(_BATCH)
-    ).all():
+    while rows := _rows(
+        connection, ENTRIES.select().where(ENTRIES.c.sequence > last).order_by(ENTRIES.c.sequence).limit(_BATCH)
+    ):
         yield from rows
         last = rows[-1].sequence
 
 
 def _by_once(connection: sa.Connection, once: str) -> Entry | None:
-    row = connection.execute(ENTRIES.select().where(ENTRIES.c.once == once)).one_or_none()
-    return None if row is None else entry_of(row)
+    found = fetch(connection, ENTRIES.select().where(ENTRIES.c.once == once))
+    return found[0] if found else None
 
 
 def _named(fact: Fact) -> tuple[str, str, str, str]:
@@ -162,7 +203,7 @@ def _named(fact: Fact) -> tuple[str, str, str, str]:
 
 def _digest(row: Mapping[str, Any]) -> str:
     names = ("sequence", "pipeline", "kind", "subject", "actor", "detail", "once", "previous")
-    return digest_json([row["at"].isoformat(), *(row[name] for name in names)])
+    return digest_json([_aware(row["at"]).isoformat(), *(row[name] for name in names)])
 
 
 def _aware(moment: datetime) -> datetime:

@@ -117,7 +117,7 @@ class Ledger:
         with fault_point("ledger.serve"), self._database.write() as connection:
             require(connection, token)
             now = journal.newest(connection, pipeline, SERVING)
-            if now is not None and (now.subject, now.detail["package"]) == (version, package):
+            if now is not None and (now.subject, now.detail.get("package")) == (version, package):
                 return now
             detail = {"package": package, "because": because.sequence}
             return journal.append(connection, Fact(pipeline, SERVING, version, detail, token.holder))[0][0]
@@ -135,14 +135,13 @@ class Ledger:
             sa.select(sa.func.max(ENTRIES.c.sequence)).where(ENTRIES.c.kind == SERVING).group_by(ENTRIES.c.pipeline)
         )
         with self._database.read() as connection:
-            rows = connection.execute(ENTRIES.select().where(ENTRIES.c.sequence.in_(newest)))
-            return [journal.entry_of(row) for row in rows]
+            return journal.fetch(connection, ENTRIES.select().where(ENTRIES.c.sequence.in_(newest)))
 
     def entry(self, sequence: int) -> Entry | None:
         """The entry with this number, or None."""
         with self._database.read() as connection:
-            row = connection.execute(ENTRIES.select().where(ENTRIES.c.sequence == sequence)).one_or_none()
-        return None if row is None else journal.entry_of(row)
+            found = journal.fetch(connection, ENTRIES.select().where(ENTRIES.c.sequence == sequence))
+        return found[0] if found else None
 
     # Checks ---------------------------------------------------------------------------------------------------
 
@@ -156,10 +155,10 @@ class Ledger:
         """The newest `limit` judged windows that ended at or before `until`, newest first."""
         judged: dict[Window, CheckRecord] = {}
         for entry in self.entries(pipeline, WINDOW_CHECKED):
-            window = Window.from_key(entry.subject)
+            with journal.holding(entry, "version", "bad", "verdicts") as detail:
+                window, verdicts = Window.from_key(entry.subject), tuple(detail["verdicts"])
             if window.end <= until:
-                verdicts = tuple(entry.detail["verdicts"])
-                judged[window] = CheckRecord(pipeline, entry.detail["version"], window, entry.detail["bad"], verdicts)
+                judged[window] = CheckRecord(pipeline, detail["version"], window, detail["bad"], verdicts)
         return [judged[window] for window in sorted(judged, key=lambda window: window.end, reverse=True)[:limit]]
 
     # Costs ----------------------------------------------------------------------------------------------------

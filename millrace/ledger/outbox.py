@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from millrace.errors import UnknownNameError
 from millrace.faults import fault_point
 from millrace.ledger.database import Database
-from millrace.ledger.journal import Entry, Fact, append, entry_of, select
+from millrace.ledger.journal import Entry, Fact, append, fetch, holding, select
 from millrace.ledger.tables import ENTRIES
 from millrace.storage import digest_json
 from millrace.window import Window
@@ -96,7 +96,7 @@ class Outbox:
         if pipeline is not None:
             query = query.where(ENTRIES.c.pipeline == pipeline)
         with self._database.read() as connection:
-            return [_incident(entry_of(row)) for row in connection.execute(query.order_by(ENTRIES.c.sequence))]
+            return [_incident(entry) for entry in fetch(connection, query.order_by(ENTRIES.c.sequence))]
 
     def answer(self, key: str, response: str) -> str:
         """Record that `response` (a flow run's id) answers the incident; the first answer stays. Returns it.
@@ -107,7 +107,7 @@ class Outbox:
         with fault_point("incident.answer"), self._database.write() as connection:
             pipeline = _pipeline_of(connection, key)
             entry, _ = append(connection, Fact(pipeline, ANSWERED, key, {"response": response}, once=key))[0]
-        return str(entry.detail["response"])
+        return _said(entry, "response")
 
     def close(self, key: str, outcome: str) -> None:
         """Record what came of the response: promoted, refused, unchanged or failed. The newest word counts.
@@ -118,7 +118,7 @@ class Outbox:
         with fault_point("incident.close"), self._database.write() as connection:
             pipeline = _pipeline_of(connection, key)
             said = select(connection, kinds=[CLOSED], subject=key, newest_first=True, limit=1)
-            if not said or said[0].detail["outcome"] != outcome:
+            if not said or said[0].detail.get("outcome") != outcome:
                 append(connection, Fact(pipeline, CLOSED, key, {"outcome": outcome}))
 
 
@@ -142,12 +142,17 @@ def _with_answers(connection: sa.Connection, opened: Sequence[Entry]) -> list[In
         kinds=[ANSWERED, CLOSED],
         subject=opened[0].subject if len(opened) == 1 else None,
     )
-    responses = {entry.subject: str(entry.detail["response"]) for entry in said if entry.kind == ANSWERED}
-    outcomes = {entry.subject: str(entry.detail["outcome"]) for entry in said if entry.kind == CLOSED}
+    responses = {entry.subject: _said(entry, "response") for entry in said if entry.kind == ANSWERED}
+    outcomes = {entry.subject: _said(entry, "outcome") for entry in said if entry.kind == CLOSED}
     return [_incident(entry, responses.get(entry.subject), outcomes.get(entry.subject)) for entry in opened]
 
 
 def _incident(entry: Entry, response: str | None = None, outcome: str | None = None) -> Incident:
-    detail = entry.detail
-    window = Window.from_key(detail["window"])
+    with holding(entry, "version", "kind", "evidence") as detail:
+        window = Window.from_key(detail["window"])
     return Incident(entry.pipeline, detail["version"], detail["kind"], window, detail["evidence"], response, outcome)
+
+
+def _said(entry: Entry, name: str) -> str:
+    with holding(entry, name) as detail:
+        return str(detail[name])

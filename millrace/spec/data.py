@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from millrace.spec.base import Section
+from millrace.spec.base import MAX_DAYS, Section
 from millrace.window import Period
 
 
@@ -85,6 +85,7 @@ class Label(Section):
     delay_days: float = Field(
         default=0.0,
         ge=0,
+        le=MAX_DAYS,
         description="Days after which an outcome is as good as never coming. Older windows are settled.",
     )
 
