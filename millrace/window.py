@@ -46,7 +46,7 @@ class Window:
     def __post_init__(self) -> None:
         object.__setattr__(self, "start", utc(self.start))
         object.__setattr__(self, "end", utc(self.end))
-        if self.start >= self.end:
+        if not self.start < self.end:  # so that pandas' NaT, which is neither before nor after, is refused too
             raise ValueError(f"a window must end after it starts, got [{self.start}, {self.end})")
 
     def __str__(self) -> str:

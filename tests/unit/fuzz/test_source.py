@@ -127,7 +127,7 @@ def assert_split(rows: pd.DataFrame, spec: PipelineSpec) -> None:
 
 @pytest.mark.parametrize("kind", _KINDS)
 @given(data=st.data())
-@examples(0.5)
+@examples(1.5)
 def test_any_table(kind: str, data: st.DataObject, make_spec: Callable[..., PipelineSpec]) -> None:
     table = data.draw(tables(kind))
     if not isinstance(table, pd.DataFrame):
@@ -165,7 +165,7 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory, write_pipeline: Callable
 
 
 @given(data=st.data(), kind=st.sampled_from(_KINDS))
-@examples(0.7)
+@examples(2)
 def test_a_shard_is_whole_or_absent(data: st.DataObject, kind: str, pipelines: dict[str, Pipeline]) -> None:
     fixed = pipelines[kind]
     pipeline = Pipeline(fixed.spec, fixed.folder)

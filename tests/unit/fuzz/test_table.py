@@ -78,7 +78,7 @@ def test_any_bytes(content: bytes, suffix: str) -> None:
 
 
 @given(data=st.data())
-@examples(1)
+@examples(3)
 def test_a_sound_table_with_bytes_wrong(data: st.DataObject) -> None:
     suffix = data.draw(st.sampled_from([".csv", ".tsv", ".csv.gz", ".parquet"]))
     plain = text_of(lines(), delimiter="\t" if suffix == ".tsv" else ",")
@@ -88,7 +88,7 @@ def test_a_sound_table_with_bytes_wrong(data: st.DataObject) -> None:
 
 
 @given(data=st.data())
-@examples(1)
+@examples(3)
 def test_a_sound_table_with_cells_wrong(data: st.DataObject) -> None:
     """Any text in any cell or header, in any dialect and encoding."""
     table = lines(data.draw(st.sampled_from([1, 29, 40, _ROWS])))
@@ -169,8 +169,8 @@ def test_any_type_of_column(number: int, role: str, tmp_path: Path) -> None:
     make(tmp_path, "table.parquet", parquet(frame))
 
 
-def test_a_million_different_values_are_read_in_time(tmp_path: Path) -> None:
-    rows = 200_000
+def test_many_different_values_are_read_in_time(tmp_path: Path) -> None:
+    rows = 100_000
     start = np.datetime64("2020-01-01T00:00:00")
     frame = pd.DataFrame(
         {
