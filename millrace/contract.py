@@ -20,6 +20,7 @@ REASON = "quarantine_reason"
 _LARGEST = float(np.finfo(np.float32).max)
 _ID_KINDS = ("string", "integer", "floating", "empty")
 _NUMBER_KINDS = "biuf"
+_NO_TEXT = "not valid Unicode"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def check(rows: pd.DataFrame, data: DataSpec, window: Window) -> Checked:
             next="correct the source: each name once",
         )
     rows = rows[columns].reset_index(drop=True)
-    rows[data.row_id] = _ids(rows[data.row_id], data)
+    rows[data.row_id], broken_ids = _writable(_ids(rows[data.row_id], data))
     for name in filter(None, (data.event_time, data.label.known_at)):
         rows[name] = _times(rows[name], name, data)
     reasons = pd.Series("", index=rows.index)
@@ -69,6 +70,7 @@ def check(rows: pd.DataFrame, data: DataSpec, window: Window) -> Checked:
         f"{data.event_time}: outside the window",
     )
     _mark(reasons, rows[data.row_id].isna(), f"{data.row_id}: missing")
+    _mark(reasons, broken_ids, f"{data.row_id}: {_NO_TEXT}")
     _mark(reasons, rows[data.row_id].duplicated(keep="first"), f"{data.row_id}: seen before")
     for name, feature in data.features.items():
         rows[name], broken = (
@@ -122,6 +124,13 @@ def _ids(column: pd.Series, data: DataSpec) -> pd.Series:
             got=kind,
             next="give all ids as text, or all as whole numbers",
         )
+    if kind == "integer" and column.dtype == object:
+        try:
+            column.dropna().astype("int64")
+        except OverflowError as error:
+            raise SourceError(
+                f"{data.source}: column '{data.row_id}' holds numbers of more than 64 bits", next="give ids as text"
+            ) from error
     return column
 
 
@@ -153,13 +162,29 @@ def _number(cell: object) -> float:
         return np.nan
 
 
-def _texts(column: pd.Series) -> pd.Series:
-    """The cells as text, None where missing."""
+def _texts(column: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """The cells as text, None where missing; and those that are no text which can be stored."""
     try:
         texts = column.astype("string")
     except (ValueError, TypeError):
         texts = column.astype("object").map(str).astype("string")
-    return texts.astype("object").where(column.notna(), None)
+    return _writable(texts.astype("object").where(column.notna(), None))
+
+
+def _writable(column: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """The column with lone surrogates written out as `\\udXXX`, which no file could hold; and where there were any."""
+    broken = pd.Series(False, index=column.index)
+    if column.dtype != object:
+        return column, broken
+    try:
+        "".join(cell for cell in column if isinstance(cell, str)).encode()
+    except UnicodeEncodeError:
+        shown = column.map(
+            lambda cell: cell.encode(errors="backslashreplace").decode() if isinstance(cell, str) else cell
+        )
+        broken = column.notna() & (shown != column)
+        column = shown
+    return column, broken
 
 
 def _numeric(column: pd.Series, feature: NumericFeature) -> tuple[pd.Series, dict[str, pd.Series]]:
@@ -175,8 +200,8 @@ def _numeric(column: pd.Series, feature: NumericFeature) -> tuple[pd.Series, dic
 
 
 def _categorical(column: pd.Series, feature: CategoricalFeature) -> tuple[pd.Series, dict[str, pd.Series]]:
-    values = _texts(column)
-    broken = {}
+    values, no_text = _texts(column)
+    broken = {_NO_TEXT: no_text}
     if not feature.nullable:
         broken["missing"] = column.isna()
     if not feature.open:
@@ -188,9 +213,8 @@ def _label(column: pd.Series, data: DataSpec) -> tuple[pd.Series, pd.Series]:
     """The label column in its stored form, and the rows whose label is present and wrong."""
     label = data.label
     if label.kind == "multiclass" or label.positive is not None:
-        values = _texts(column)
-        wrong = column.notna() & ~values.isin(label.classes) if label.kind == "multiclass" else column.isna() & False
-        return values, wrong
+        values, wrong = _texts(column)
+        return values, column.notna() & ~values.isin(label.classes) if label.kind == "multiclass" else wrong
     numbers = _numbers(column)
     wrong = (numbers.isna() & column.notna()) | (numbers.abs() > _LARGEST)
     if label.kind == "binary":

@@ -83,7 +83,7 @@ class Heartbeats:
 
     def all(self) -> list[Heartbeat]:
         with self._database.read() as connection:
-            return [_heartbeat(row._mapping) for row in connection.execute(sa.select(HEARTBEATS))]
+            return [_heartbeat(row._asdict()) for row in connection.execute(sa.select(HEARTBEATS))]
 
 
 def _heartbeat(row: Mapping[str, Any]) -> Heartbeat:

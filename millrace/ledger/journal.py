@@ -119,7 +119,7 @@ def verify(connection: sa.Connection) -> tuple[int, str]:
     """
     count, digest = 0, GENESIS
     for row in _walk(connection):
-        found = _digest(row._mapping)
+        found = _digest(row._asdict())
         if (row.sequence, row.previous, row.digest) != (count + 1, digest, found):
             raise DigestError(
                 f"the ledger was changed at entry {count + 1}",
@@ -172,7 +172,7 @@ def _entry_of(row: sa.Row[Any]) -> Entry:
     """The entry in `row`; nobody acts on one that was changed."""
     try:
         detail = json.loads(row.detail)
-        is_whole = _digest(row._mapping) == row.digest and isinstance(detail, dict)
+        is_whole = _digest(row._asdict()) == row.digest and isinstance(detail, dict)
     except (ValueError, TypeError, AttributeError, RecursionError):
         is_whole = False
     if not is_whole:

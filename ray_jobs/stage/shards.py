@@ -6,6 +6,7 @@ from datetime import datetime
 from io import BytesIO
 
 import pandas as pd
+import pyarrow as pa
 
 from millrace.contract import REASON, check, quarantine_verdict
 from millrace.dataset import QUARANTINE, SHARD, StagedSet, count_reasons, set_key, shard_key
@@ -131,5 +132,12 @@ def _commit_set(
 
 def _parquet(rows: pd.DataFrame) -> bytes:
     buffer = BytesIO()
-    rows.to_parquet(buffer, index=False)
+    try:
+        rows.to_parquet(buffer, index=False)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise SourceError(
+            "the source gives values that Parquet cannot hold",
+            got=str(error),
+            next="correct the source: numbers of at most 64 bits, and valid text",
+        ) from error
     return buffer.getvalue()

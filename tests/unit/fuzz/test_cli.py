@@ -22,17 +22,51 @@ from tests.unit.fuzz.material import examples, texts
 
 _EXIT_CODES = {0} | {kind.exit_code for kind in (MillraceError, *MillraceError.__subclasses__())} - {1}
 _OFFLINE = ["validate", "schema", "run", "check", "replay", "rollback", "versions", "new", "status", "down"]
-_OPTIONS = ["--as-of", "--json", "--start", "--end", "--rows-per-request", "--to", "--first", "--last", "--from",
-            "--time", "--label", "--id", "--known-after-days", "--time-format", "--force", "--help", "--", "-", "-h", "--oh"]  # fmt: skip
+_OPTIONS = [
+    "--as-of",
+    "--json",
+    "--start",
+    "--end",
+    "--rows-per-request",
+    "--to",
+    "--first",
+    "--last",
+    "--from",
+    "--time",
+    "--label",
+    "--id",
+    "--known-after-days",
+    "--time-format",
+    "--force",
+    "--help",
+    "--",
+    "-",
+    "-h",
+    "--oh",
+]
 
 #: Times as people and programs write them, wrong in every way that parsers differ on.
 times = st.one_of(
     texts,
     st.datetimes(timezones=st.one_of(st.none(), st.timezones())).map(lambda moment: moment.isoformat()),
-    st.sampled_from(["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "2013-W01-1", "20130101T000000Z",
-                     "24:00", "2013-02-30", "1e9", "-1", "now", "2013-01-01 ", "262000-01-01", "2013-01-01T00:00:60Z",
-                     "2013-\u0660\u0661-01"]),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            "9999-12-31T23:59:59-23:59",
+            "0001-01-01T00:00:00+23:59",
+            "2013-W01-1",
+            "20130101T000000Z",
+            "24:00",
+            "2013-02-30",
+            "1e9",
+            "-1",
+            "now",
+            "2013-01-01 ",
+            "262000-01-01",
+            "2013-01-01T00:00:60Z",
+            "2013-\u0660\u0661-01",
+        ]
+    ),
+)
 
 
 class Typed:
@@ -139,7 +173,11 @@ def test_any_name(typed: Typed, name: str) -> None:
 
 
 _new = st.fixed_dictionaries(
-    {"--from": st.one_of(texts, st.sampled_from(["TABLE", "/", "http://127.0.0.1:9/t.csv", "s3:///", "x://y", "file:///"]))},
+    {
+        "--from": st.one_of(
+            texts, st.sampled_from(["TABLE", "/", "http://127.0.0.1:9/t.csv", "s3:///", "x://y", "file:///"])
+        )
+    },
     optional={
         "--time": st.one_of(texts, st.just("at")),
         "--label": st.one_of(texts, st.just("y")),
@@ -147,7 +185,7 @@ _new = st.fixed_dictionaries(
         "--known-after-days": st.one_of(texts, st.floats().map(str), st.sampled_from(["1e300", "nan", "9999999"])),
         "--time-format": st.one_of(texts, st.sampled_from(["%Y", "%", "%Q", "%Y-%m-%d", "ISO8601", "mixed"])),
     },
-)  # fmt: skip
+)
 
 
 @given(options=_new, name=st.one_of(texts, st.just("made")))

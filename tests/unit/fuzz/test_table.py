@@ -96,8 +96,24 @@ def test_a_sound_table_with_cells_wrong(data: st.DataObject) -> None:
         texts,
         st.floats().map(str),
         st.integers().map(str),
-        st.sampled_from(["", "NA", "nan", "1e400", "-1e308", "01", "true", "2024-01-01", "9" * 400, "0x1", "1,5", "$name", "a: b #c"]),
-    )  # fmt: skip
+        st.sampled_from(
+            [
+                "",
+                "NA",
+                "nan",
+                "1e400",
+                "-1e308",
+                "01",
+                "true",
+                "2024-01-01",
+                "9" * 400,
+                "0x1",
+                "1,5",
+                "$name",
+                "a: b #c",
+            ]
+        ),
+    )
     where = data.draw(st.sampled_from(["cells", "column", "header", "row"]))
     position = data.draw(st.integers(0, 3))
     if where == "header":
