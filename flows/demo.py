@@ -19,6 +19,7 @@ from flows.stack import register_deployments, restore_champions
 from infra.local import stack
 from millrace import statistics
 from millrace.errors import ConfigError, MillraceError
+from millrace.faults import fault_point
 from millrace.ledger import Incident, Ledger
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.settings import Settings
@@ -153,12 +154,13 @@ def _ask_once(demo: _Demo) -> None:
     from tasks.replay import example_request
 
     window = demo.windows[0]
-    answer = httpx.post(
-        f"{demo.settings.serve_url}/v1/{demo.name}/predict",
-        content=example_request(demo.pipeline, window),
-        headers={"content-type": "application/json", "x-request-id": f"demo-{demo.name}-first"},
-        timeout=30.0,
-    )
+    with fault_point("demo.ask_once"):
+        answer = httpx.post(
+            f"{demo.settings.serve_url}/v1/{demo.name}/predict",
+            content=example_request(demo.pipeline, window),
+            headers={"content-type": "application/json", "x-request-id": f"demo-{demo.name}-first"},
+            timeout=30.0,
+        )
     if not answer.is_success:
         raise MillraceError(f"the first prediction failed with {answer.status_code}", got=answer.text)
 

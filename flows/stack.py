@@ -13,6 +13,7 @@ import httpx
 from flows.progress import Progress
 from infra.local import stack
 from millrace.errors import ServiceError
+from millrace.faults import fault_point
 from millrace.ledger import Ledger
 from millrace.settings import Settings
 from millrace.spec.load import pipeline_names
@@ -51,9 +52,10 @@ def register_deployments(settings: Settings, progress: Progress) -> None:
         return
     started = progress.seconds
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    done = subprocess.run(  # noqa: S603 - our own command
-        command, cwd=_ROOT, env=os.environ | {"COLUMNS": "160"}, capture_output=True, text=True, check=False
-    )
+    with fault_point("prefect.deploy"):
+        done = subprocess.run(  # noqa: S603 - our own command
+            command, cwd=_ROOT, env=os.environ | {"COLUMNS": "160"}, capture_output=True, text=True, check=False
+        )
     if done.returncode != 0:
         raise ServiceError(
             "prefect deploy --all failed",
@@ -70,9 +72,9 @@ def register_deployments(settings: Settings, progress: Progress) -> None:
 
 def _count_deployments(settings: Settings) -> int:
     try:
-        return int(
-            httpx.post(f"{settings.prefect_api_url}/deployments/count", json={}, timeout=_TIMEOUT_SECONDS).json()
-        )
+        with fault_point("prefect.count_deployments"):
+            answer = httpx.post(f"{settings.prefect_api_url}/deployments/count", json={}, timeout=_TIMEOUT_SECONDS)
+            return int(answer.json())
     except httpx.HTTPError as error:
         raise ServiceError(f"Prefect at {settings.prefect_url} does not answer", got=str(error)) from error
 
@@ -93,7 +95,8 @@ def restore_champions(settings: Settings, progress: Progress) -> None:
 def is_answering(settings: Settings, name: str) -> bool:
     """Whether the pipeline's endpoint is ready."""
     try:
-        return httpx.get(f"{settings.serve_url}/v1/{name}/ready", timeout=_TIMEOUT_SECONDS).is_success
+        with fault_point("endpoint.ready"):
+            return httpx.get(f"{settings.serve_url}/v1/{name}/ready", timeout=_TIMEOUT_SECONDS).is_success
     except httpx.HTTPError:
         return False
 
@@ -107,7 +110,8 @@ def stack_and_pipelines(settings: Settings) -> dict[str, Any]:
 
 def _serving(settings: Settings, name: str) -> dict[str, Any] | None:
     try:
-        answer = httpx.get(f"{settings.serve_url}/v1/{name}/", timeout=_TIMEOUT_SECONDS)
+        with fault_point("endpoint.show"):
+            answer = httpx.get(f"{settings.serve_url}/v1/{name}/", timeout=_TIMEOUT_SECONDS)
     except httpx.HTTPError:
         return None
     return dict(answer.json()) if answer.is_success else None

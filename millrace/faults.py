@@ -25,7 +25,7 @@ from millrace.errors import ServiceError
 FOLDER = "_MILLRACE_FAULTS"
 _SCHEDULE = "schedule.json"
 _HITS = "hits"
-_HOLD_SECONDS = 120.0
+_HOLD_SECONDS = 600.0
 _POLL_SECONDS = 0.02
 
 Moment = Literal["before", "after"]

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from millrace.errors import DataError, ServiceError
+from millrace.faults import fault_point
 from millrace.segments import Segment, ToTable, create, to_parquet, write
 
 
@@ -57,7 +58,8 @@ class LogWriter:
                 raise ServiceError(f"the log in {self.folder} is closed", next="send the request again")
             try:
                 segment = self._segment or self._open()
-                write(segment, line)
+                with fault_point("log.append"):
+                    write(segment, line)
             except OSError as error:
                 raise ServiceError(
                     f"the log in {self.folder} cannot be written", got=str(error), next="free disk space"

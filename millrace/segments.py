@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from millrace.errors import DataError
+from millrace.faults import fault_point
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,8 +104,9 @@ def create(folder: Path, header: Mapping[str, Any]) -> Segment:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         segment = Segment(folder / f"{name}{OPEN}", fd, 0, time.monotonic())
-        write(segment, orjson.dumps(header, option=orjson.OPT_APPEND_NEWLINE))
-        partial.rename(segment.path)
+        with fault_point("log.create"):
+            write(segment, orjson.dumps(header, option=orjson.OPT_APPEND_NEWLINE))
+            partial.rename(segment.path)
     except BaseException:
         os.close(fd)
         raise
@@ -150,12 +152,15 @@ def to_parquet(path: Path, fd: int, to_table: ToTable) -> bool:
         header, lines = split_lines(path, content)
         partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
         try:
-            pq.write_table(to_table(header, lines), partial, compression="zstd", write_page_checksum=True)
-            _fsync(partial)
+            with fault_point("log.finish"):
+                pq.write_table(to_table(header, lines), partial, compression="zstd", write_page_checksum=True)
+                _fsync(partial)
         except ValueError as error:
             raise damaged_segment(path, error) from error
-        partial.rename(target)
-    path.unlink(missing_ok=True)
+        with fault_point("log.close"):
+            partial.rename(target)
+    with fault_point("log.remove"):
+        path.unlink(missing_ok=True)
     return True
 
 
@@ -170,4 +175,5 @@ def _remove_abandoned(folder: Path) -> None:
     for path in (*folder.glob(".*.new"), *folder.glob(".*.tmp")):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                path.unlink()
+                with fault_point("log.clean"):
+                    path.unlink()

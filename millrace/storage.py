@@ -24,6 +24,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from millrace.errors import ArtifactError, DigestError, ServiceError, SettingsError, shorten
+from millrace.faults import fault_point
 
 MANIFEST = "manifest.json"
 
@@ -91,8 +92,10 @@ class Artifact:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 partial = path.with_suffix(f".{uuid.uuid4().hex}")
-                partial.write_bytes(self.read(name))
-                partial.replace(path)
+                content = self.read(name)
+                with fault_point("storage.cache"):
+                    partial.write_bytes(content)
+                    partial.replace(path)
                 return path
         try:
             found = digest_file(path)
@@ -181,7 +184,8 @@ class ObjectStore:
             ArtifactError: nothing lies there, or it cannot be read.
             ServiceError: the store does not answer.
         """
-        content = self._content(key)
+        with fault_point("storage.read"):
+            content = self._content(key)
         if content is None:
             raise ArtifactError(f"{self.url}/{key} does not exist", next="run the step that makes it again")
         return content
@@ -196,10 +200,7 @@ class ObjectStore:
             raise ServiceError(
                 f"the object store at {self.url} does not answer", got=str(error), next="check MILLRACE_OBJECTS_URL"
             ) from error
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # a folder in its place, no right to read it, a name too long or with NUL
+        except (OSError, ValueError) as error:  # a folder in its place, no right to read it, no possible name
             raise _unreadable(f"{self.url}/{shorten(key)}", error) from error
 
     def find(self, key: str) -> Artifact | None:
@@ -209,7 +210,8 @@ class ObjectStore:
             ArtifactError: a manifest is there and cannot be read.
             DigestError: its digest is not that of what it names.
         """
-        raw = self._content(f"{key}/{MANIFEST}")
+        with fault_point("storage.find"):
+            raw = self._content(f"{key}/{MANIFEST}")
         if raw is None:
             return None
         try:
@@ -255,7 +257,8 @@ class ObjectStore:
         When another writer committed first, theirs is returned: keys name inputs, so both are right.
         """
         attempt = uuid.uuid4().hex[:12]
-        entries = {name: self._put(key, f"{attempt}/{name}", content) for name, content in files.items()}
+        with fault_point("storage.write"):
+            entries = {name: self._put(key, f"{attempt}/{name}", content) for name, content in files.items()}
         # As it will be read: JSON knows no integer keys and no tuples.
         summary = json.loads(json.dumps(dict(summary or {}), default=str))
         document = {
@@ -267,8 +270,11 @@ class ObjectStore:
             "created_at": datetime.now(UTC).isoformat(),
             "digest": _content_digest(entries, summary),
         }
-        if not self._create(f"{key}/{MANIFEST}", json.dumps(document, indent=1, default=str).encode()):
-            self._remove(f"{self._root}/{key}/{attempt}")
+        with fault_point("storage.commit"):
+            is_first = self._create(f"{key}/{MANIFEST}", json.dumps(document, indent=1, default=str).encode())
+        if not is_first:
+            with fault_point("storage.remove"):
+                self._remove(f"{self._root}/{key}/{attempt}")
         return self.get(key)
 
     def _put(self, key: str, path: str, content: bytes | Path) -> Entry:
@@ -322,6 +328,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Replace the file at `path` by `content`; a reader sees the old bytes or the new, never a mixture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    partial.write_bytes(content)
-    _fsync(partial)
-    partial.replace(path)
+    with fault_point("file.replace"):
+        partial.write_bytes(content)
+        _fsync(partial)
+        partial.replace(path)

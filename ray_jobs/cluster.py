@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from millrace.errors import MillraceError, ServiceError
+from millrace.faults import fault_point
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.settings import Settings
 from millrace.storage import ObjectStore
@@ -28,7 +29,8 @@ def connect(settings: Settings) -> None:
     if ray.is_initialized():
         return
     try:
-        ray.init(address=settings.ray, namespace="millrace", log_to_driver=False, logging_level=logging.ERROR)
+        with fault_point("ray.connect"):
+            ray.init(address=settings.ray, namespace="millrace", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise ServiceError(
             f"the Ray cluster at {settings.ray} does not answer", got=str(error), next="start it with `millrace up`"
@@ -50,7 +52,8 @@ def run_all(
     connect(settings)
     remote = ray.remote(num_cpus=num_cpus, max_retries=2)(function)
     try:
-        return list(ray.get([remote.remote(*given) for given in arguments]))
+        with fault_point("ray.tasks"):
+            return list(ray.get([remote.remote(*given) for given in arguments]))
     except RayTaskError as error:
         cause = error.cause if isinstance(error.cause, BaseException) else error
         if isinstance(cause, MillraceError):

@@ -9,6 +9,7 @@ from io import BytesIO
 from prefect.artifacts import create_markdown_artifact
 
 from millrace.dataset import StagedSet
+from millrace.faults import fault_point
 from millrace.gate import Evaluation
 from millrace.verdict import Verdict
 
@@ -20,7 +21,7 @@ def key(pipeline: str, part: str) -> str:
 
 def staged_set(staged: StagedSet, verdict: Verdict) -> None:
     reasons = table(["reason", "rows"], [[reason, f"{count:,}"] for reason, count in staged.reasons.items()])
-    create_markdown_artifact(
+    _create(
         key=key(staged.pipeline, "staged"),
         description="The staged data set and its quarantine",
         markdown=f"""# Staged data set
@@ -61,7 +62,7 @@ def training_curves(pipeline: str, history: Sequence[Mapping[str, float]], best_
         ]
         for epoch in history
     ]
-    create_markdown_artifact(
+    _create(
         key=key(pipeline, "training"),
         description="Training curves",
         markdown=f"""# Training curves
@@ -94,7 +95,7 @@ def evaluation(pipeline: str, result: Evaluation) -> None:
         ["rows", "said", "happened"],
         [[f"{part.num_rows:,}", f"{part.mean_answer:.3f}", f"{part.mean_label:.3f}"] for part in result.calibration],
     )
-    create_markdown_artifact(
+    _create(
         key=key(pipeline, "verdict"),
         description="The promotion gate's verdict",
         markdown=f"""# {_mark(verdict.passed)} {"Promoted" if verdict.passed else "Refused"}
@@ -123,7 +124,7 @@ Judged on {result.num_rows:,} labelled rows of {result.window}.
 
 
 def rollout(pipeline: str, version: str, lines: Mapping[str, str]) -> None:
-    create_markdown_artifact(
+    _create(
         key=key(pipeline, "rollout"),
         description=f"Version {version} serves",
         markdown=f"# Version {version} serves\n\n{table(['', ''], [[name, text] for name, text in lines.items()])}\n",
@@ -138,7 +139,7 @@ def drift(
         [f"`{name}`", f"{score:.4f}", "**drifted**" if drifted else ""]
         for name, (score, drifted) in sorted(columns.items(), key=lambda item: -item[1][0])
     ]
-    create_markdown_artifact(
+    _create(
         key=key(pipeline, "check"),
         description="Drift and quality of the newest window",
         markdown=f"""# Check
@@ -155,7 +156,7 @@ Evidently's report: [{report_url}]({report_url})
 
 
 def note(pipeline: str, part: str, description: str, markdown: str) -> None:
-    create_markdown_artifact(key=key(pipeline, part), description=description, markdown=markdown)
+    _create(key=key(pipeline, part), description=description, markdown=markdown)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -167,6 +168,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def bullets(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _create(*, key: str, description: str, markdown: str) -> None:
+    with fault_point("prefect.artifact"):
+        create_markdown_artifact(key=key, description=description, markdown=markdown)
 
 
 def _mark(passed: bool) -> str:

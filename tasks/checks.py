@@ -25,6 +25,7 @@ from tasks.rollout import PROMOTED
 from tasks.run import Run, step
 
 CHECKED = "checked"
+BEGUN = "check_begun"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def check_window(run: Run, window: Window) -> dict[str, Any]:
     """
     if (recorded := run.recorded(CHECKED)) is not None:
         return dict(recorded)
-    champion = champion_of(run)
+    champion = _judged_version(run)
     folder = inference_folder(run.settings, run.pipeline.name)
     rows = read_joined(folder, run.pipeline.spec.data, window)
     rows = rows[rows["version"] == champion.version].reset_index(drop=True)
@@ -84,6 +85,16 @@ def check_window(run: Run, window: Window) -> dict[str, Any]:
     return _recorded(
         run, Checked(window, champion.version, len(rows), num_outcomes, verdicts, brake, incident, report_url)
     )
+
+
+def _judged_version(run: Run) -> Version:
+    """The champion when the check began: before a kill, its own incident may have brought another one."""
+    begun = run.recorded(BEGUN)
+    if begun is not None:
+        return Registry(run.settings).version(run.pipeline.name, str(begun["version"]))
+    champion = champion_of(run)
+    run.record(BEGUN, {"version": champion.version})
+    return champion
 
 
 def _recorded(run: Run, checked: Checked) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 from ray.train import Checkpoint, UserCallback
 
+from millrace.faults import fault_point
 from millrace.logs import get_logger
 
 _TIMEOUT_SECONDS = 10.0
@@ -25,11 +26,12 @@ class EpochMetrics(UserCallback):
         values = [{"key": name, "value": value, "timestamp": now, "step": epoch} for name, value in metrics[0].items()]
         try:
             # MLflow's REST API, not its client: importing that takes the controller longer than an epoch.
-            answer = httpx.post(
-                f"{self._mlflow_url}/api/2.0/mlflow/runs/log-batch",
-                json={"run_id": self._run_id, "metrics": values},
-                timeout=_TIMEOUT_SECONDS,
-            )
+            with fault_point("mlflow.log_epoch"):
+                answer = httpx.post(
+                    f"{self._mlflow_url}/api/2.0/mlflow/runs/log-batch",
+                    json={"run_id": self._run_id, "metrics": values},
+                    timeout=_TIMEOUT_SECONDS,
+                )
             answer.raise_for_status()
         except httpx.HTTPError as error:
             # A registry that is away must not end a training run; the history is logged again when it is over.

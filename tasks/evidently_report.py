@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from millrace.faults import fault_point
 from millrace.package import PREDICTION
 from millrace.spec import PipelineSpec
 
@@ -57,8 +58,9 @@ def measure_drift(current: pd.DataFrame, reference: pd.DataFrame, spec: Pipeline
     )
     report_path.parent.mkdir(parents=True, exist_ok=True)
     partial = report_path.with_suffix(".partial")
-    snapshot.save_html(str(partial))
-    partial.replace(report_path)
+    with fault_point("report.write"):
+        snapshot.save_html(str(partial))
+        partial.replace(report_path)
     found = {item["config"]["column"]: _score(item) for item in snapshot.dict()["metrics"]}
     for name, sides in empty.items():
         if not all(sides):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from millrace.errors import FencedError
 from tasks.responses import send_event
-from tasks.run import Run, step
+from tasks.run import Run, step, will_go_on
 
 
 @step
@@ -27,9 +27,7 @@ def answering(run: Run, incident: str | None) -> Iterator[None]:
     """
     try:
         yield
-    except FencedError:
-        raise
-    except Exception:
-        if incident is not None:
+    except Exception as error:
+        if incident is not None and not isinstance(error, FencedError) and not will_go_on(error):
             run.ledger.outbox.close(incident, "failed")
         raise

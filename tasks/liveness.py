@@ -21,7 +21,11 @@ BEAT_SECONDS = 1.0
 @contextmanager
 def living(ledger: Ledger, run: str, flow: str, pipeline: str) -> Iterator[None]:
     """Beat while the block runs. An end by an error is an end; a kill or a signal leaves the heartbeat behind, by which
-    the reconciler finds the run and has it go on."""
+    the reconciler finds the run and has it go on.
+
+    Raises:
+        ServiceError: the ledger does not answer.
+    """
     mine = ledger.heartbeats.begin(run, flow, pipeline)
     ended = threading.Event()
     thread = threading.Thread(target=_beat, args=(ledger, mine, ended), name="heartbeat", daemon=True)

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from millrace.errors import ConflictError, MillraceError, ServiceError, UnknownNameError
+from millrace.faults import fault_point
 from millrace.settings import Settings
 
 #: The tag of all deployments in prefect.yaml.
@@ -75,13 +76,13 @@ def submit(
         ConflictError: Prefect refuses the parameters.
         ServiceError: Prefect does not answer.
     """
-    found = _ask(settings, "GET", f"/deployments/name/{deployment}", missing=deployment)
+    found = _ask(settings, "find_deployment", "GET", f"/deployments/name/{deployment}", missing=deployment)
     body: dict[str, Any] = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
     if name is not None:
         body["name"] = name
     if idempotency_key is not None:
         body["idempotency_key"] = idempotency_key
-    return str(_ask(settings, "POST", f"/deployments/{found['id']}/create_flow_run", body)["id"])
+    return str(_ask(settings, "create_run", "POST", f"/deployments/{found['id']}/create_flow_run", body)["id"])
 
 
 def publish(settings: Settings, event: dict[str, Any]) -> None:
@@ -90,25 +91,46 @@ def publish(settings: Settings, event: dict[str, Any]) -> None:
     Raises:
         ServiceError: the server does not take it.
     """
-    _ask(settings, "POST", "/events", [event])
+    _ask(settings, "send_event", "POST", "/events", [event])
 
 
 def retry(settings: Settings, flow_run: str) -> None:
     """Schedule a failed flow run again, under its own id: what names it (an incident's response) stays true."""
     state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "tried again by millrace"}
-    _ask(settings, "POST", f"/flow_runs/{flow_run}/set_state", {"state": state, "force": True}, missing=flow_run)
+    _ask(
+        settings,
+        "set_state",
+        "POST",
+        f"/flow_runs/{flow_run}/set_state",
+        {"state": state, "force": True},
+        missing=flow_run,
+    )
 
 
 def mark_crashed(settings: Settings, flow_run: str, message: str) -> None:
     """Say of a flow run that nobody will go on with that it crashed."""
     state = {"type": "CRASHED", "name": "Crashed", "message": message}
-    _ask(settings, "POST", f"/flow_runs/{flow_run}/set_state", {"state": state, "force": True}, missing=flow_run)
+    _ask(
+        settings,
+        "set_state",
+        "POST",
+        f"/flow_runs/{flow_run}/set_state",
+        {"state": state, "force": True},
+        missing=flow_run,
+    )
 
 
 def mark_running(settings: Settings, flow_run: str) -> None:
     """Say of a flow run that was reported as crashed that it lives."""
     state = {"type": "RUNNING", "name": "Running", "message": "it goes on"}
-    _ask(settings, "POST", f"/flow_runs/{flow_run}/set_state", {"state": state, "force": True}, missing=flow_run)
+    _ask(
+        settings,
+        "set_state",
+        "POST",
+        f"/flow_runs/{flow_run}/set_state",
+        {"state": state, "force": True},
+        missing=flow_run,
+    )
 
 
 def flow_runs(settings: Settings, states: Sequence[str], ended_after: datetime | None = None) -> list[FlowRun]:
@@ -117,12 +139,15 @@ def flow_runs(settings: Settings, states: Sequence[str], ended_after: datetime |
     if ended_after is not None:
         wanted["end_time"] = {"after_": ended_after.isoformat()}
     body = {"flow_runs": wanted, "deployments": {"tags": {"all_": [TAG]}}, "limit": 200}
-    return [FlowRun(item["id"], item["state_type"]) for item in _ask(settings, "POST", "/flow_runs/filter", body)]
+    return [
+        FlowRun(item["id"], item["state_type"])
+        for item in _ask(settings, "list_runs", "POST", "/flow_runs/filter", body)
+    ]
 
 
 def flow_state(settings: Settings, flow_run: str) -> FlowState:
     """Where a flow run stands."""
-    found = _ask(settings, "GET", f"/flow_runs/{flow_run}", missing=flow_run)
+    found = _ask(settings, "read_run", "GET", f"/flow_runs/{flow_run}", missing=flow_run)
     state = found.get("state") or {}
     return FlowState(
         id=flow_run,
@@ -137,7 +162,7 @@ def flow_state(settings: Settings, flow_run: str) -> FlowState:
 def task_states(settings: Settings, flow_run: str) -> Iterator[TaskState]:
     """The flow run's task runs, in the order in which they started."""
     body = {"flow_runs": {"id": {"any_": [flow_run]}}, "sort": "EXPECTED_START_TIME_ASC", "limit": 200}
-    for item in _ask(settings, "POST", "/task_runs/filter", body):
+    for item in _ask(settings, "list_tasks", "POST", "/task_runs/filter", body):
         name = item["name"].rsplit("-", 1)[0]
         yield TaskState(item["id"], name, item.get("state_type") or "PENDING", item["total_run_time"])
 
@@ -162,10 +187,15 @@ def _subclasses(kind: type[MillraceError]) -> Iterator[type[MillraceError]]:
         yield from _subclasses(child)
 
 
-def _ask(settings: Settings, method: str, path: str, body: object = None, missing: str | None = None) -> Any:
+def _ask(
+    settings: Settings, point: str, method: str, path: str, body: object = None, missing: str | None = None
+) -> Any:
     try:
         for attempt in range(_ATTEMPTS):
-            response = httpx.request(method, f"{settings.prefect_api_url}{path}", json=body, timeout=_TIMEOUT_SECONDS)
+            with fault_point(f"prefect.{point}"):
+                response = httpx.request(
+                    method, f"{settings.prefect_api_url}{path}", json=body, timeout=_TIMEOUT_SECONDS
+                )
             # A server on SQLite answers so while another writer holds the database: nothing was done, ask again.
             if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 break

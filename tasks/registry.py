@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from millrace.errors import ServiceError, UnknownNameError, nearest
+from millrace.faults import fault_point
 from millrace.package import CARD
 from millrace.settings import Settings
 from millrace.spec import PipelineSpec
@@ -60,14 +60,14 @@ class Registry:
 
         return MlflowClient(tracking_uri=self._url, registry_uri=self._url)
 
-    @contextmanager
-    def _asking(self) -> Iterator[Any]:
-        """The client; its errors become ours."""
+    def _ask(self, method: str, *given: Any, **named: Any) -> Any:
+        """Call a method of MLflow's client, as fault point `mlflow.METHOD`; its errors become ours."""
         import requests
         from mlflow.exceptions import MlflowException
 
         try:
-            yield self._client
+            with fault_point(f"mlflow.{method}"):
+                return getattr(self._client, method)(*given, **named)
         except (MlflowException, requests.RequestException) as error:
             raise ServiceError(
                 f"MLflow at {self._url} does not do what was asked", got=str(error), next="look at `millrace status`"
@@ -77,20 +77,20 @@ class Registry:
 
     def run_for(self, pipeline: str, run_key: str, parameters: Mapping[str, Any]) -> str:
         """Id of the MLflow run of the training run `run_key`; made once, found again when it is repeated."""
-        with self._asking() as client:
-            experiment = client.get_experiment_by_name(pipeline)
-            experiment_id = experiment.experiment_id if experiment else client.create_experiment(pipeline)
-            found = client.search_runs([experiment_id], filter_string=f"tags.`{_RUN_KEY}` = '{run_key}'", max_results=1)
-            if found and found[0].data.params:
-                return str(found[0].info.run_id)
-            from mlflow.entities import Param
+        experiment = self._ask("get_experiment_by_name", pipeline)
+        experiment_id = experiment.experiment_id if experiment else self._ask("create_experiment", pipeline)
+        tagged = f"tags.`{_RUN_KEY}` = '{run_key}'"
+        found = self._ask("search_runs", [experiment_id], filter_string=tagged, max_results=1)
+        if found and found[0].data.params:
+            return str(found[0].info.run_id)
+        from mlflow.entities import Param
 
-            # A kill between the two leaves a run without parameters.
-            run = (
-                found[0] if found else client.create_run(experiment_id, tags={_RUN_KEY: run_key}, run_name=run_key[:12])
-            )
-            client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in parameters.items()])
-            return str(run.info.run_id)
+        # A kill between the two leaves a run without parameters.
+        named = {"tags": {_RUN_KEY: run_key}, "run_name": run_key[:12]}
+        run = found[0] if found else self._ask("create_run", experiment_id, **named)
+        given = [Param(name, str(value)) for name, value in parameters.items()]
+        self._ask("log_batch", run.info.run_id, params=given)
+        return str(run.info.run_id)
 
     def finish_run(self, run_id: str, metrics: Mapping[str, float], history: Sequence[Mapping[str, float]]) -> None:
         """Close a run with its final metrics and every epoch's, those that could not be logged on the way included."""
@@ -99,16 +99,14 @@ class Registry:
         now = int(time.time() * 1000)
         values = [Metric(name, value, now, 0) for name, value in metrics.items()]
         values += [Metric(name, value, now, int(epoch["epoch"])) for epoch in history for name, value in epoch.items()]
-        with self._asking() as client:
-            for start in range(0, len(values), _MAX_BATCH):
-                client.log_batch(run_id, metrics=values[start : start + _MAX_BATCH])
-            client.set_terminated(run_id)
+        for start in range(0, len(values), _MAX_BATCH):
+            self._ask("log_batch", run_id, metrics=values[start : start + _MAX_BATCH])
+        self._ask("set_terminated", run_id)
 
     def keep_report(self, version: Version, path: Path) -> str:
         """Keep an HTML report beside the version's run; returns where a person looks at it."""
-        with self._asking() as client:
-            client.log_artifact(version.run_id, str(path), "checks")
-            experiment = client.get_run(version.run_id).info.experiment_id
+        self._ask("log_artifact", version.run_id, str(path), "checks")
+        experiment = self._ask("get_run", version.run_id).info.experiment_id
         return f"{self._url}/#/experiments/{experiment}/runs/{version.run_id}/artifacts/checks/{path.name}"
 
     # Versions -------------------------------------------------------------------------------------------------
@@ -126,25 +124,25 @@ class Registry:
         known = [version for version in self.versions(spec.name) if version.package_digest == package.digest]
         if known:
             return known[0]
-        with self._asking() as client, tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder:
             _write_model_folder(Path(folder), package, spec, run_id, metrics)
-            client.log_artifacts(run_id, folder, "model")
-            self._ensure_model(client, spec)
-            made = client.create_model_version(
-                spec.name,
-                source=f"runs:/{run_id}/model",
-                run_id=run_id,
-                description=package.read(CARD).decode(),
-                tags={_PACKAGE_KEY: package.key, _PACKAGE_DIGEST: package.digest}
-                | {name: value[:_MAX_TAG_CHARS] for name, value in tags.items()},
-            )
+            self._ask("log_artifacts", run_id, folder, "model")
+        self._ensure_model(spec)
+        made = self._ask(
+            "create_model_version",
+            spec.name,
+            source=f"runs:/{run_id}/model",
+            run_id=run_id,
+            description=package.read(CARD).decode(),
+            tags={_PACKAGE_KEY: package.key, _PACKAGE_DIGEST: package.digest}
+            | {name: value[:_MAX_TAG_CHARS] for name, value in tags.items()},
+        )
         return _version(made)
 
     def versions(self, pipeline: str) -> list[Version]:
         """All versions of a pipeline's model, newest first."""
-        with self._asking() as client:
-            found = client.search_model_versions(f"name = '{pipeline}'", max_results=1000)
-            aliases = client.get_registered_model(pipeline).aliases if found else {}
+        found = self._ask("search_model_versions", f"name = '{pipeline}'", max_results=1000)
+        aliases = self._ask("get_registered_model", pipeline).aliases if found else {}
         return sorted((_version(item, aliases) for item in found), key=lambda version: -int(version.version))
 
     def version(self, pipeline: str, number: str) -> Version:
@@ -167,17 +165,11 @@ class Registry:
         return next((version for version in self.versions(pipeline) if alias in version.aliases), None)
 
     def set_alias(self, version: Version, alias: str) -> None:
-        with self._asking() as client:
-            client.set_registered_model_alias(version.pipeline, alias, version.version)
+        self._ask("set_registered_model_alias", version.pipeline, alias, version.version)
 
-    def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
-        with self._asking() as client:
-            for name, value in tags.items():
-                client.set_model_version_tag(version.pipeline, version.version, name, value[:_MAX_TAG_CHARS])
-
-    def _ensure_model(self, client: Any, spec: PipelineSpec) -> None:
-        if not client.search_registered_models(f"name = '{spec.name}'"):
-            client.create_registered_model(spec.name, description=spec.description)
+    def _ensure_model(self, spec: PipelineSpec) -> None:
+        if not self._ask("search_registered_models", f"name = '{spec.name}'"):
+            self._ask("create_registered_model", spec.name, description=spec.description)
 
     def url(self, version: Version) -> str:
         """Where a person looks at the version."""
@@ -211,6 +203,7 @@ def _write_model_folder(
     """The package's files and an MLmodel that describes them; its flavour has no loader: MLflow cannot run it."""
     from mlflow.models import Model
 
+    # A scratch folder that only this call sees.
     for name in package.entries:
         (folder / name).write_bytes(package.read(name))
     flavour = {"package_key": package.key, "package_digest": package.digest, "weights": "weights.safetensors"}

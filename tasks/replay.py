@@ -14,6 +14,7 @@ import pandas as pd
 
 from millrace.contract import check, known_at
 from millrace.errors import ConfigError, ConflictError, DataError, ServiceError
+from millrace.faults import fault_point
 from millrace.inference_log import inference_folder, read_answers
 from millrace.pipeline import Pipeline
 from millrace.spec import DataSpec
@@ -158,7 +159,8 @@ def _iso(moment: datetime) -> str:
 
 def _post(client: httpx.Client, url: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
     try:
-        answer = client.post(url, content=body, headers={"content-type": "application/json", **headers})
+        with fault_point("endpoint.post"):
+            answer = client.post(url, content=body, headers={"content-type": "application/json", **headers})
     except httpx.HTTPError as error:
         raise ServiceError(f"{url} does not answer", got=str(error), next="look at `millrace status`") from error
     if answer.status_code == httpx.codes.NOT_FOUND:

@@ -19,10 +19,12 @@ SILENT_SECONDS = 4.0
 STUCK_SECONDS = 30.0
 #: Seconds after which a run is dead that Prefect holds for started, and that has never had a heartbeat.
 UNBORN_SECONDS = {"RUNNING": 5.0, "PENDING": 20.0, "CRASHED": 0.0}
+#: The longest pause before a run goes on that has gone on before: what is away may need its time to come back.
+MOST_PAUSE_SECONDS = 120.0
 #: Seconds that a worker is given to report the end of a process itself: said after the run goes on, it would mislead.
 REPORT_SECONDS = 1.5
 #: How often a run may go on before it is given up: what kills it each time will kill it again.
-MAX_LIVES = 10
+MAX_LIVES = 30
 
 _CRASHED_LATELY = timedelta(hours=1)
 
@@ -44,6 +46,8 @@ class Reviver:
         silent = self._silent(heartbeats)
         self._noticed = {beat.run: self._noticed.get(beat.run, self.clock()) for beat in silent}
         for heartbeat in silent:
+            # One that is stuck on this host would hold what it holds (a lock of the ledger's file) for ever.
+            heartbeat.kill()
             self._see_to(heartbeat.run, heartbeat.pipeline, heartbeat)
         born = {heartbeat.run for heartbeat in heartbeats}
         crashed = flow_runs(self.settings, ["CRASHED"], datetime.now(UTC) - _CRASHED_LATELY)
@@ -84,6 +88,10 @@ class Reviver:
             if state.state != "CRASHED" and self.clock() - noticed < REPORT_SECONDS:
                 return
             lives = len(self.ledger.entries(None, RESUMED, subject=run))
+            if lives and self.clock() - max(noticed, self._unborn.get(run, noticed)) < min(
+                2.0**lives, MOST_PAUSE_SECONDS
+            ):
+                return
             if lives >= MAX_LIVES:
                 self._abandon(run, pipeline, heartbeat, state, f"its process was lost {lives + 1} times")
             else:

@@ -13,15 +13,17 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import httpx
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
-from prefect.runtime import flow_run
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.runtime import deployment, flow_run
 from prefect.tasks import Task
 
 from millrace import logs
-from millrace.errors import MillraceError
+from millrace.errors import MillraceError, ServiceError
 from millrace.ledger import Ledger, Token
 from millrace.logs import get_logger, identified
 from millrace.pipeline import Pipeline, load_pipeline
@@ -104,6 +106,34 @@ class Run:
         self.ledger.spend(self.pipeline.name, part, self.id, seconds=seconds, amount=amount, currency=costs.currency)
 
 
+class Interrupted(BaseException):
+    """A service is away: the run goes on by itself, later."""
+
+
+@contextmanager
+def going_on(run: str) -> Iterator[None]:
+    """Have a run that goes on crash, which is how Prefect and the reconciler tell it from one that failed."""
+    try:
+        yield
+    except Exception as error:
+        if not will_go_on(error):
+            raise
+        get_logger().warning("interrupted: it will go on", run=run, error=str(error))
+        raise Interrupted(f"{type(error).__name__}: {error}") from error
+
+
+def will_go_on(error: Exception) -> bool:
+    """Whether the flow run that raised `error` goes on by itself: a service is away, and a deployment can start it.
+
+    A run that a person follows in a command ends, and says why.
+    """
+    if deployment.get_id() is None:
+        return False
+    if isinstance(error, PrefectHTTPStatusError):
+        return error.response.is_server_error
+    return isinstance(error, httpx.TransportError) or (isinstance(error, ServiceError) and error.retryable)
+
+
 @contextmanager
 def open_run(flow: str, pipeline: str, as_of: datetime | None = None) -> Iterator[Run]:
     """The run of the flow that calls this, living until the block ends.
@@ -122,7 +152,7 @@ def open_run(flow: str, pipeline: str, as_of: datetime | None = None) -> Iterato
     moment = known_moment(as_of) if as_of is not None else datetime.now(UTC)
     run = str(flow_run.get_id() or f"{LOCAL}{uuid.uuid4().hex}")
     ledger = Ledger(settings.ledger)
-    with living(ledger, run, flow, pipeline), identified(pipeline=pipeline, run=run):
+    with going_on(run), living(ledger, run, flow, pipeline), identified(pipeline=pipeline, run=run):
         started = ledger.decide(
             pipeline, STARTED, run, {"flow": flow, "as_of": moment.isoformat()}, actor=run, once=run
         )

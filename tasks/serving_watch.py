@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from millrace.errors import ServiceError
+from millrace.faults import fault_point
 from millrace.ledger import Entry, Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings
@@ -61,7 +62,8 @@ class ServingWatch:
 
     def _endpoint_agrees(self, entry: Entry) -> bool:
         try:
-            answer = httpx.get(f"{self.settings.serve_url}/v1/{entry.pipeline}/", timeout=_TIMEOUT_SECONDS)
+            with fault_point("endpoint.describe"):
+                answer = httpx.get(f"{self.settings.serve_url}/v1/{entry.pipeline}/", timeout=_TIMEOUT_SECONDS)
         except httpx.HTTPError:
             return True
         if answer.status_code == httpx.codes.NOT_FOUND:
@@ -74,11 +76,12 @@ class ServingWatch:
 
     def _alias_agrees(self, entry: Entry) -> bool:
         try:
-            answer = httpx.get(
-                f"{self.settings.mlflow_url}/api/2.0/mlflow/registered-models/alias",
-                params={"name": entry.pipeline, "alias": "champion"},
-                timeout=_TIMEOUT_SECONDS,
-            )
+            with fault_point("mlflow.read_alias"):
+                answer = httpx.get(
+                    f"{self.settings.mlflow_url}/api/2.0/mlflow/registered-models/alias",
+                    params={"name": entry.pipeline, "alias": "champion"},
+                    timeout=_TIMEOUT_SECONDS,
+                )
         except httpx.HTTPError:
             return True
         if not answer.is_success and answer.status_code not in (httpx.codes.NOT_FOUND, httpx.codes.BAD_REQUEST):

@@ -20,6 +20,7 @@ from tasks.registry import CHALLENGER, Registry, Version
 from tasks.run import Run, step
 
 EVALUATED = "evaluated"
+FITTED = "fitted"
 
 
 @step
@@ -85,19 +86,25 @@ def train_model(run: Run, request: TrainRequest) -> TrainResult:
     Raises:
         TrainingError: the workers failed more often than the spec allows.
     """
-    if (found := find_result(request)) is not None:
-        return found
-    from tasks.epoch_metrics import EpochMetrics
+    result = find_result(request)
+    if result is None:
+        from tasks.epoch_metrics import EpochMetrics
 
-    mlflow_run = open_mlflow_run(run, request)
-    result = train(request, run.pipeline, [EpochMetrics(run.settings.mlflow_url, mlflow_run)])
-    package = run.store.get(result.package_key)
-    Registry(run.settings).finish_run(mlflow_run, result.metrics, package.lineage["history"])
-    artifacts.training_curves(run.pipeline.name, package.lineage["history"], int(result.metrics["best_epoch"]))
+        result = train(request, run.pipeline, [EpochMetrics(run.settings.mlflow_url, open_mlflow_run(run, request))])
+    if result.trained_by == run.id and run.recorded(FITTED) is None:
+        _report_training(run, request, result)
+    return result
+
+
+def _report_training(run: Run, request: TrainRequest, result: TrainResult) -> None:
+    """Tell MLflow, the Prefect UI and the ledger of a training that this run did, perhaps before it was killed."""
+    history = run.store.get(result.package_key).lineage["history"]
+    Registry(run.settings).finish_run(open_mlflow_run(run, request), result.metrics, history)
+    artifacts.training_curves(run.pipeline.name, history, int(result.metrics["best_epoch"]))
     spec = run.pipeline.spec.training
     workers = spec.num_workers
     run.spend("train", result.seconds, workers * spec.cpus_per_worker, workers if spec.use_gpu else 0)
-    return result
+    run.record(FITTED, {"package": result.package_digest})
 
 
 def open_mlflow_run(run: Run, request: TrainRequest) -> str:

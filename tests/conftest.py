@@ -12,7 +12,7 @@ from hypothesis import Phase, settings
 pytest_plugins = ["tests.live"]
 
 _HERE = Path(__file__).parent
-_LEVELS = ("unit", "integration", "e2e", "gpu")
+_LEVELS = ("unit", "integration", "e2e", "chaos", "gpu")
 _PREFIXES = ("MILLRACE_", "PREFECT_", "MLFLOW_", "RAY_", "AWS_")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "FTP_PROXY")
 

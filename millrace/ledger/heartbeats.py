@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,14 +46,24 @@ class Heartbeat:
         """Whether its process is seen to live, on this host."""
         return self.host == socket.gethostname() and self._is_alive
 
+    def kill(self) -> None:
+        """SIGKILL to its process, where that is on this host."""
+        if self.host == socket.gethostname() and (process := self._process()) is not None:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
     @property
     def _is_alive(self) -> bool:
+        return self._process() is not None
+
+    def _process(self) -> psutil.Process | None:
+        """Its process, unless that has ended and the number is another's by now."""
         try:
             process = psutil.Process(self.pid)
             ours = abs(process.create_time() - self.started) < _CLOCK_TOLERANCE_SECONDS
-            return ours and process.status() != psutil.STATUS_ZOMBIE
+            return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
         except (psutil.Error, OverflowError):  # a number that no process of this system can have
-            return False
+            return None
 
 
 class Heartbeats:

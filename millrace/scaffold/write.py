@@ -11,6 +11,7 @@ from typing import Any
 
 from millrace.contract import check
 from millrace.errors import ConfigError
+from millrace.faults import fault_point
 from millrace.scaffold.infer import Inferred, infer
 from millrace.scaffold.render import TEMPLATES, render
 from millrace.scaffold.table_file import shown
@@ -74,7 +75,8 @@ def create_pipeline(
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as scratch:
         draft = Path(scratch) / name
         spec, num_quarantined = _write(draft, source, options, found)
-        _put(draft, folder, Path(scratch) / "replaced")
+        with fault_point("scaffold.put"):
+            _put(draft, folder, Path(scratch) / "replaced")
     notes = (*found.notes, *_table_notes(table))
     return Created(name, folder, spec, found, num_quarantined, notes)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import millrace
 from millrace.errors import MillraceError, PackageError, ServiceError
+from millrace.faults import fault_point
 from millrace.inference_log import inference_folder
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.settings import Settings
@@ -105,7 +106,8 @@ def remove(pipeline_name: str) -> None:
     from ray import serve
 
     _client()
-    serve.delete(pipeline_name)
+    with fault_point("serve.remove"):
+        serve.delete(pipeline_name)
 
 
 def _client() -> Any:
@@ -118,7 +120,8 @@ def _client() -> Any:
 
 
 def _state(client: Any, pipeline_name: str) -> _State | None:
-    application = client.get_serve_details()["applications"].get(pipeline_name)
+    with fault_point("serve.ask"):
+        application = client.get_serve_details()["applications"].get(pipeline_name)
     if application is None:
         return None
     deployment = application["deployments"].get(DEPLOYMENT)
@@ -151,7 +154,8 @@ def _switch(pipeline_name: str, target: Target) -> None:
         handle._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]
     for method in ("prepare", "activate"):
         try:
-            errors = handle.broadcast(method, target.as_config()).results(timeout_s=_LOAD_SECONDS)
+            with fault_point("serve.broadcast"):
+                errors = handle.broadcast(method, target.as_config()).results(timeout_s=_LOAD_SECONDS)
         except TimeoutError as error:
             raise ServiceError(
                 f"the replicas of {pipeline_name} did not load version {target.version}",
@@ -183,7 +187,8 @@ def _submit(settings: Settings, pipeline: Pipeline, target: Target, code: str) -
     run = serve.RunTarget(
         _application(settings, pipeline, target, code), name=pipeline.name, route_prefix=f"/v1/{pipeline.name}"
     )
-    serve.run_many([run], wait_for_applications_running=False)
+    with fault_point("serve.submit"):
+        serve.run_many([run], wait_for_applications_running=False)
 
 
 def _wait_until_running(pipeline_name: str, target: Target) -> None:

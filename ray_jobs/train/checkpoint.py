@@ -43,7 +43,10 @@ def save(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in state.items()}
     content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    store.publish(_key(prefix, position.epoch), {_TENSORS: content}, summary=asdict(position))
+    # The history holds speeds, which no two runs share: it is no part of what the checkpoint's digest names.
+    summary = asdict(position)
+    lineage = {"history": summary.pop("history")}
+    store.publish(_key(prefix, position.epoch), {_TENSORS: content}, summary=summary, lineage=lineage)
 
 
 def load_newest(
@@ -71,7 +74,8 @@ def load_newest(
         raise ArtifactError(
             f"checkpoint {newest.key} does not fit the model", got=str(error), next=f"delete the prefix {prefix}"
         ) from error
-    return Position(**newest.summary), _under("best/", tensors)
+    position = Position(**newest.summary, history=list(newest.lineage["history"]))
+    return position, _under("best/", tensors)
 
 
 def _key(prefix: str, epoch: int) -> str:

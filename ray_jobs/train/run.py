@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from millrace.errors import MillraceError, TrainingError
+from millrace.errors import MillraceError, ServiceError, TrainingError
+from millrace.faults import fault_point
 from millrace.pipeline import Pipeline
 from millrace.storage import Artifact
 from ray_jobs.cluster import connect, object_store
@@ -27,13 +28,15 @@ def train(request: TrainRequest, pipeline: Pipeline, callbacks: Sequence[Any] = 
 
     Raises:
         TrainingError: the workers failed more often than training.max_failures.
+        ServiceError: the cluster was lost on the way.
         MillraceError: what a worker raised of ours (bad data, a loss that is not finite).
     """
     if (found := find_result(request)) is not None:
         return found
+    from ray.exceptions import RayError
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
+    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
     from ray_jobs.train.worker import train_worker
 
@@ -55,7 +58,14 @@ def train(request: TrainRequest, pipeline: Pipeline, callbacks: Sequence[Any] = 
         ),
     )
     try:
-        trainer.fit()
+        with fault_point("ray.train"):
+            trainer.fit()
+    except (ControllerError, RayError) as error:
+        raise ServiceError(
+            f"Ray lost training run {request.key} of '{request.pipeline_name}'",
+            got=str(error),
+            next="look at `millrace status`, then run it again: it goes on after its last whole epoch",
+        ) from error
     except TrainingFailedError as error:
         raise _training_error(request, spec.max_failures, error) from error
     return _result(object_store(request.settings).get(request.package_key), seconds=time.perf_counter() - started)

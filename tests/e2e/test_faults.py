@@ -86,7 +86,7 @@ def test_a_spec_that_breaks_while_all_runs_stops_at_the_command(millrace: Millra
     assert "field 'evaluation.metric': got 'roc_acu'" in done.stderr
     assert "Traceback" not in done.stderr
     assert _flow_runs(live_settings) == before, "no flow run was started for it"
-    assert Ledger(live_settings.ledger).decisions("typo") == []
+    assert Ledger(live_settings.ledger).entries("typo") == []
 
 
 def test_the_scheduler_plans_the_checks(live_settings: Settings, eventually: Eventually) -> None:

@@ -13,8 +13,8 @@ from millrace.inference_log import inference_folder, read_joined
 from millrace.ledger import Incident, Ledger
 from millrace.pipeline import load_pipeline
 from millrace.settings import Settings
-from tasks.incidents import send_event
 from tasks.prefect_api import flow_state
+from tasks.responses import send_event
 
 FIRST, LAST = "2024-02-01", "2024-05-01"
 
@@ -56,7 +56,7 @@ def test_each_incident_has_one_training_however_often_its_event_comes(
     looped: dict[str, Any], live_settings: Settings, churn: str, eventually: Any
 ) -> None:
     ledger = Ledger(live_settings.ledger)
-    incident = ledger.incidents(churn)[0]
+    incident = ledger.outbox.of(churn)[0]
     before = _flow_runs(live_settings, "respond")
     assert incident.response is not None
     send_event(live_settings, Incident(**{**_fields(incident), "evidence": {"again": True}}))
@@ -66,14 +66,14 @@ def test_each_incident_has_one_training_however_often_its_event_comes(
     eventually(lambda: _all_final(live_settings, "respond"), "the end of the respond runs")
     answers = [run for run in _runs(live_settings, "training") if run["parameters"].get("incident") == incident.key]
     assert [run["id"] for run in answers] == [incident.response]
-    assert ledger.incident(incident.key) == incident
+    assert ledger.outbox.find(incident.key) == incident
 
 
 def test_an_event_that_names_no_incident_starts_nothing(
     looped: dict[str, Any], live_settings: Settings, millrace: Any
 ) -> None:
     from millrace.errors import UnknownNameError
-    from tasks.incidents import find_incident
+    from tasks.responses import find_incident
 
     with pytest.raises(UnknownNameError, match="no incident 'incident-forged'"):
         find_incident(Ledger(live_settings.ledger), "incident-forged")
@@ -94,7 +94,7 @@ def test_a_second_identical_run_does_no_training(
     looped: dict[str, Any], millrace: Any, churn: str, live_settings: Settings
 ) -> None:
     answered = [
-        incident for incident in Ledger(live_settings.ledger).incidents(churn) if incident.outcome == "promoted"
+        incident for incident in Ledger(live_settings.ledger).outbox.of(churn) if incident.outcome == "promoted"
     ]
     done = millrace("run", churn, "--as-of", answered[-1].window.end.isoformat(), "--json")
     assert done.returncode == 0, done.stderr

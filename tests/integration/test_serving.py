@@ -41,6 +41,7 @@ import ray
 from millrace.errors import MillraceError
 from millrace.settings import load_settings
 from ray_jobs.serve import deploy
+from ray_jobs.serve.versions import Target
 
 settings = load_settings()
 ray.init(settings.ray, log_to_driver=False)
@@ -57,6 +58,8 @@ def replicas(name):
 def answer(name, *arguments):
     if name in ("start", "replicas"):
         return globals()[name](*arguments)
+    if name == "deploy":
+        arguments = (arguments[0], Target(*arguments[1:]))
     found = deploy.remove(*arguments) if name == "remove" else getattr(deploy, name)(settings, *arguments)
     return found and dataclasses.asdict(found)
 

@@ -4,6 +4,13 @@ from alembic import context
 
 from millrace.ledger.tables import METADATA
 
-connection = context.config.attributes["connection"]
-context.configure(connection=connection, target_metadata=METADATA, transactional_ddl=False)
-context.run_migrations()
+
+def _run() -> None:
+    connection = context.config.attributes["connection"]
+    context.configure(connection=connection, target_metadata=METADATA, transactional_ddl=False)
+    context.run_migrations()
+
+
+# Alembic executes this file with its environment at hand; a plain import does nothing.
+if hasattr(context, "config"):
+    _run()

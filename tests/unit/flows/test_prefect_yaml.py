@@ -23,7 +23,7 @@ def flow_of(deployment: dict[str, Any]) -> Any:
 
 
 def test_every_flow_has_its_deployment() -> None:
-    assert set(DEPLOYMENTS) == {"training", "respond", "monitoring", "replay", "rollback"}
+    assert set(DEPLOYMENTS) == {"training", "respond", "monitoring", "replay", "rollback", "restore"}
 
 
 @pytest.mark.parametrize("name", sorted(DEPLOYMENTS))
@@ -59,7 +59,7 @@ class TestDeployment:
 
 
 def test_the_event_and_the_trigger_agree() -> None:
-    from tasks.incidents import EVENT, RESOURCE
+    from tasks.responses import EVENT, RESOURCE
 
     (trigger,) = DEPLOYMENTS["respond"]["triggers"]
     assert trigger["expect"] == [EVENT]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millrace.dataset import StagedSet
+from millrace.ledger import Token
 from millrace.pipeline import Pipeline
 from millrace.settings import Settings
 from millrace.spec import PipelineSpec
@@ -22,6 +23,7 @@ from ray_jobs.train.request import Split, TrainRequest, make_request
 START = datetime(2024, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 WINDOW = Window(START, START + 60 * DAY)
+TOKEN = Token("tiny", "training", 1, "run")
 LINEAGE = {"code": "c", "lock": "l", "commit": "h", "incident": ""}
 STAGED = StagedSet("tiny", "set", "digest", WINDOW, WINDOW.end, ("shard",), 10, 0, 0, {})
 days = st.floats(0.5, 40)
@@ -57,7 +59,7 @@ def test_a_split_is_contiguous_and_ends_now(
 
 def request(pipeline: Pipeline, staged: StagedSet = STAGED, **lineage: str) -> TrainRequest:
     split = Split.of(pipeline, staged.window, staged.window.end)
-    return make_request(Settings(), pipeline, staged, split, LINEAGE | lineage)
+    return make_request(Settings(), pipeline, staged, split, LINEAGE | lineage, TOKEN)
 
 
 def test_the_same_request_is_the_same_run(write_pipeline: Callable[..., Pipeline], tmp_path: Path) -> None:
