@@ -20,6 +20,7 @@ run: $(STAMP) ## Close the loop on a year of New York flights, on this machine
 .PHONY: test
 test: $(STAMP) ## Run all tests
 	@$(BIN)/pytest tests/unit -q -n 2
+	@$(BIN)/pytest tests/chaos -q -n 2
 	@$(BIN)/pytest tests/integration tests/e2e
 
 .PHONY: test-unit
@@ -37,6 +38,22 @@ lint: $(STAMP) ## Check style, types and the direction of imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+.PHONY: audit
+audit: $(STAMP) ## Check licences and known vulnerabilities of the lock, without asking anybody
+	@$(BIN)/python -m infra.supply.audit
+
+.PHONY: audit-online
+audit-online: audit ## The same, and ask a vulnerability database (needs pip-audit and the network)
+	@$(BIN)/python -c 'import pip_audit' 2>/dev/null || { echo "pip-audit is not installed. Next: $(BIN)/python -m pip install pip-audit" >&2; exit 2; }
+	@$(BIN)/python -m pip_audit --requirement requirements.lock --no-deps --disable-pip
+
+.PHONY: sbom
+sbom: $(STAMP) ## Write what the environment consists of to build/sbom.cdx.json (CycloneDX)
+	@mkdir -p build
+	@$(BIN)/python -m cyclonedx_py environment --pyproject pyproject.toml --output-reproducible --spec-version 1.6 \
+		--validate --output-file build/sbom.cdx.json $(BIN)/python
+	@echo "written to build/sbom.cdx.json"
+
 .PHONY: format
 format: $(STAMP) ## Format the code
 	@$(BIN)/ruff check --fix .
@@ -45,6 +62,14 @@ format: $(STAMP) ## Format the code
 .PHONY: bench-loop
 bench-loop: $(STAMP) ## Time each step of the loop and print where the time goes
 	@$(BIN)/python -m benchmarks.loop
+
+.PHONY: bench-reliability
+bench-reliability: $(STAMP) ## Kill, forge and flood everything; print what was lost (ONLY="part part" for some parts)
+	@$(BIN)/python -m benchmarks.reliability $(foreach part,$(ONLY),--only $(part))
+
+.PHONY: chaos
+chaos: $(STAMP) ## Kill and fail every point of the loop and compare the worlds (SEED=1 COUNT=1000 REAL=100)
+	@$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --count $(or $(COUNT),1000) --real $(or $(REAL),100)
 
 .PHONY: lock
 lock: $(STAMP) ## Resolve all packages anew into requirements.lock

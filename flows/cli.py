@@ -10,7 +10,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from flows.approval_commands import register
 from millrace.errors import ConfigError, MillraceError
+from millrace.secrets import redact, redact_value
 
 app = typer.Typer(
     name="millrace",
@@ -21,6 +23,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+keys = typer.Typer(
+    help="Make, list and revoke the keys that ask for predictions (MILLRACE_KEYS_FILE).\n\n"
+    "As soon as one exists, and always where MILLRACE_LISTEN is not loopback, a prediction needs "
+    "`authorization: Bearer KEY`. Replicas see a change with the next request.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(keys, name="keys")
 
 Name = Annotated[str, typer.Argument(help="Name of the pipeline: a folder below MILLRACE_PIPELINES_DIR.")]
 AsOf = Annotated[
@@ -40,7 +52,8 @@ def prepare(context: typer.Context) -> None:
 def up(context: typer.Context, as_json: Json = False) -> None:
     """Start the embedded stack: Prefect, its worker, MLflow, Ray, Ray Serve. Safe to repeat.
 
-    All state lives below .millrace (MILLRACE_STATE_DIR moves it); everything listens on loopback.
+    All state lives below .millrace (MILLRACE_STATE_DIR moves it). Everything listens on loopback, unless
+    MILLRACE_LISTEN names another address: then MILLRACE_PREFECT_AUTH and MILLRACE_MLFLOW_AUTH must be set.
     """
     from flows.stack import bring_up
 
@@ -126,7 +139,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Let the version that served before serve again, without a dropped request."""
-    from flows.follow import run_rollback
+    from flows.roll_back import run_rollback
 
     _answer(run_rollback(context.obj, name, to), as_json, "rollback")
 
@@ -137,6 +150,31 @@ def versions(context: typer.Context, name: Name, as_json: Json = False) -> None:
     from flows.inspect import list_versions
 
     _answer(list_versions(context.obj, name), as_json, "versions")
+
+
+@app.command()
+def history(
+    context: typer.Context,
+    name: Name,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="Tell what served at this time (ISO 8601), and why.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show what runs note for themselves, too.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check that no entry of the ledger was altered.")] = False,
+    head: Annotated[
+        str | None,
+        typer.Option("--head", metavar="DIGEST", help="Verify, also that what an earlier --verify printed is there."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what served at any moment, why, and who decided: promotions, refusals, rollbacks, incidents, answers.
+
+    The ledger is a chain of digests: --verify finds an entry that was changed, removed or put between.
+    """
+    from flows.history import history as tell
+
+    answer = tell(context.obj, name, at=_time(at), everything=everything, verify=verify, head=head)
+    _answer(answer, as_json, "history")
 
 
 @app.command()
@@ -197,8 +235,44 @@ def new(
     _answer(made, as_json, "created")
 
 
+@keys.command("create")
+def create_key(
+    context: typer.Context,
+    customer: Annotated[str, typer.Argument(help="Whose key it is: lower case, digits, '.', '_', '-'.")],
+    as_json: Json = False,
+) -> None:
+    """Make a key and show it: only now, as only its hash is kept."""
+    from millrace.keys import KeyFile
+
+    made, key = KeyFile(context.obj.keys_path).create(customer)
+    _answer({**made.as_dict(), "key": key}, as_json, "created_key")
+
+
+@keys.command("list")
+def list_keys(context: typer.Context, as_json: Json = False) -> None:
+    """List the keys: whose, since when, revoked or not. The keys themselves are nowhere kept."""
+    from millrace.keys import KeyFile
+
+    _answer({"keys": [key.as_dict() for key in KeyFile(context.obj.keys_path).read()]}, as_json, "keys")
+
+
+@keys.command("revoke")
+def revoke_key(
+    context: typer.Context,
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `millrace keys list` shows it.")],
+    as_json: Json = False,
+) -> None:
+    """Refuse a key from now on. Predictions go on needing one, even when none is left."""
+    from millrace.keys import KeyFile
+
+    _answer({"keys": [KeyFile(context.obj.keys_path).revoke(key_id).as_dict()]}, as_json, "keys")
+
+
 def main() -> None:
     """Run the command; an error becomes a message and an exit code, never a traceback."""
+    from millrace import guards
+
+    guards.install(streams=True)
     try:
         app()
     except MillraceError as error:
@@ -214,7 +288,7 @@ def main() -> None:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    typer.echo(f"millrace: {message}", err=True)
+    typer.echo(f"millrace: {redact(message)}", err=True)
     sys.exit(exit_code)
 
 
@@ -254,6 +328,7 @@ def _time(text: str | None) -> Any:
 
 def _answer(answer: Any, as_json: bool, kind: str) -> None:
     """Print an answer: JSON for scripts, tables for people."""
+    answer = redact_value(answer)
     if as_json:
         typer.echo(json.dumps(answer, indent=2, default=str))
         return
@@ -262,6 +337,8 @@ def _answer(answer: Any, as_json: bool, kind: str) -> None:
     shower: Callable[[Any], None] = getattr(show, kind)
     shower(answer)
 
+
+register(app, _answer)
 
 if __name__ == "__main__":
     main()

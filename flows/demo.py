@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import statistics as plain
 from collections.abc import Mapping
@@ -13,12 +14,12 @@ from typing import Any
 import httpx
 import psutil
 
-from flows.follow import follow, wait_for_response
+from flows.follow import awaited_by, follow, wait_for_response
 from flows.progress import Progress
 from flows.stack import register_deployments, restore_champions
 from infra.local import stack
 from millrace import statistics
-from millrace.errors import ConfigError, MillraceError
+from millrace.errors import ConfigError, ConflictError, MillraceError
 from millrace.faults import fault_point
 from millrace.ledger import Incident, Ledger
 from millrace.pipeline import Pipeline, load_pipeline
@@ -133,7 +134,7 @@ def _first_version(demo: _Demo) -> float | None:
 
         demo.progress.line("training", f"first version, on all that was known at {demo.first_as_of:%Y-%m-%d}")
         with demo.progress.spinner("training"), listening(demo.progress.step):
-            outcome = training(demo.name, demo.first_as_of)
+            outcome = training(demo.name, demo.first_as_of, requested_by=f"person:{getpass.getuser()}")
         _tell_outcome(demo, outcome)
         if outcome["outcome"] == "refused":
             raise MillraceError(
@@ -158,7 +159,11 @@ def _ask_once(demo: _Demo) -> None:
         answer = httpx.post(
             f"{demo.settings.serve_url}/v1/{demo.name}/predict",
             content=example_request(demo.pipeline, window),
-            headers={"content-type": "application/json", "x-request-id": f"demo-{demo.name}-first"},
+            headers={
+                "content-type": "application/json",
+                "x-request-id": f"demo-{demo.name}-first",
+                **demo.settings.serve_headers,
+            },
             timeout=30.0,
         )
     if not answer.is_success:
@@ -217,6 +222,11 @@ def _answered(demo: _Demo, incident: Incident) -> dict[str, Any]:
     state = follow(demo.settings, flow_run, demo.progress)
     if state.has_failed:
         raise error_of(state)
+    if (awaited := awaited_by(demo.settings, demo.name, flow_run)) is not None:
+        raise ConflictError(
+            f"the training of '{demo.name}' waits for a person: {awaited['summary']}",
+            next=f"answer it with `millrace approve {awaited['request']}`, then start the demo again",
+        )
     found = [d.detail for d in demo.ledger.decisions(demo.name, "trained") if d.subject == flow_run]
     outcome = dict(found[-1])
     _tell_outcome(demo, outcome)
@@ -305,7 +315,7 @@ def _scores(demo: _Demo, window: Window) -> tuple[float | None, float | None, in
         return None, None, 0
     first = demo.ledger.decisions(demo.name, "promoted")[0].subject
     package = Registry(demo.settings).version(demo.name, first).package_key
-    frozen = load_predictor(ObjectStore(demo.settings.objects).get(package), demo.pipeline)
+    frozen = load_predictor(ObjectStore.of(demo.settings).get(package), demo.pipeline)
     truth = labels(rows.rename(columns={"label": spec.data.label.column}), spec.data)
     static = statistics.value(spec.evaluation.metric, truth, frozen.predict_rows(rows))
     live = statistics.value(spec.evaluation.metric, truth, logged_answers(rows, spec))

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from flows.progress import Progress
+from millrace.approvals.requests import AWAITED
 from millrace.errors import MillraceError
 from millrace.ledger import Ledger
 from millrace.pipeline import load_pipeline
@@ -21,9 +22,25 @@ _REVIVAL_SECONDS = 20.0
 
 
 def run_training(settings: Settings, name: str, as_of: datetime | None) -> dict[str, Any]:
-    """Run the training deployment; its outcome."""
-    flow_run = _run(settings, name, "training/training", _given(pipeline=name, as_of=as_of))
+    """Run the training deployment; its outcome, or what it waits for."""
+    asked_by = f"person:{getpass.getuser()}"
+    parameters = _given(pipeline=name, as_of=as_of, requested_by=asked_by)
+    flow_run = _run(settings, name, "training/training", parameters)
+    if (awaited := awaited_by(settings, name, flow_run)) is not None:
+        return {"pipeline": name, "flow_run": flow_run, "outcome": "waiting", "requests": [awaited]}
     return {"pipeline": name, **record_of(settings, name, "trained", flow_run)}
+
+
+def awaited_by(settings: Settings, name: str, flow_run: str) -> dict[str, Any] | None:
+    """The request for whose answer a training is suspended; None when it has ended."""
+    from flows.approve import list_requests
+
+    ledger = Ledger(settings.ledger)
+    awaited = ledger.entries(name, AWAITED, subject=flow_run)
+    if not awaited or ledger.entries(name, "trained", subject=flow_run):
+        return None
+    shown = list_requests(settings, None, everything=True)["requests"]
+    return next(dict(request) for request in shown if request["request"] == awaited[-1].detail["request"])
 
 
 def run_check(settings: Settings, name: str, as_of: datetime | None) -> dict[str, Any]:
@@ -37,17 +54,6 @@ def run_replay(settings: Settings, name: str, start: datetime, end: datetime, ro
     """Run the replay deployment; what was sent and answered."""
     parameters = _given(pipeline=name, start=start, end=end, rows_per_request=rows_per_request)
     return record_of(settings, name, "replayed", _run(settings, name, "replay/replay", parameters))
-
-
-def run_rollback(settings: Settings, name: str, to_version: str | None) -> dict[str, Any]:
-    """Roll back in this process: no worker has to start before traffic moves."""
-    load_pipeline(name, settings.pipelines)
-    from flows.rollback import rollback
-    from tasks.run import listening
-
-    progress = Progress()
-    with progress.spinner("rolling back"), listening(progress.step):
-        return rollback(name, to_version, f"person:{getpass.getuser()}")
 
 
 def record_of(settings: Settings, name: str, kind: str, flow_run: str) -> dict[str, Any]:
@@ -67,7 +73,7 @@ def _run(settings: Settings, name: str, deployment: str, parameters: dict[str, A
 
 
 def follow(settings: Settings, flow_run: str, progress: Progress) -> FlowState:
-    """Print each task run as it ends, until the flow run has ended; its last state."""
+    """Print each task run as it ends, until the flow run has ended or waits for a person; its last state."""
     told: set[str] = set()
     crashed: float | None = None
     with progress.spinner("waiting for the worker"):
@@ -84,7 +90,7 @@ def follow(settings: Settings, flow_run: str, progress: Progress) -> FlowState:
                 crashed = None
             elif crashed is None:
                 crashed = time.monotonic()
-            if state.is_final and not (crashed and _goes_on(settings, flow_run, crashed)):
+            if state.state == "PAUSED" or (state.is_final and not (crashed and _goes_on(settings, flow_run, crashed))):
                 return state
             time.sleep(_POLL_SECONDS)
 

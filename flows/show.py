@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -46,11 +48,14 @@ def validation(answer: Mapping[str, Any]) -> None:
 
 
 def training(answer: Mapping[str, Any]) -> None:
+    if answer["outcome"] == "waiting":
+        approvals(answer)
+        return
     table = _facts(f"{answer['pipeline']}: {answer['outcome']}")
-    table.add_row("version", str(answer["version"]))
-    table.add_row(
-        "trained", f"{answer['train_seconds']:.1f} s" if answer["trained"] else "no: an identical run did it before"
-    )
+    if answer["version"] is not None:
+        table.add_row("version", answer["version"])
+        trained = f"{answer['train_seconds']:.1f} s" if answer["trained"] else "no: an identical run did it before"
+        table.add_row("trained", trained)
     for reason in answer["reasons"]:
         table.add_row("", reason)
     for model, metrics in (answer["evaluation"] or {}).items():
@@ -100,6 +105,88 @@ def versions(answer: Mapping[str, Any]) -> None:
     )
 
 
+def history(answer: Mapping[str, Any]) -> None:
+    name, serving = answer["pipeline"], answer["serving"]
+    if answer.get("entries"):
+        table = Table(title=name, title_justify="left")
+        for head in ("entry", "at", "what", "of", "why", "decided by"):
+            table.add_column(head, justify="right" if head == "entry" else "left", overflow="fold")
+        for entry in answer["entries"]:
+            told = (entry["kind"], entry["subject"], entry["why"], entry["actor"])
+            table.add_row(str(entry["entry"]), _moment(entry["at"]), *map(escape, told))
+        _out().print(table)
+    if serving is None:
+        when = "yet" if answer["at"] is None else f"at {_moment(answer['at'])}"
+        _out().print(f"{name}: no version served {when}")
+    else:
+        title = f"{name} serves" if answer["at"] is None else f"{name} at {_moment(answer['at'])}"
+        facts, cause = _facts(title), serving["because"]
+        facts.add_row("version", escape(serving["version"]))
+        facts.add_row("package", escape(serving["package"]))
+        facts.add_row("since", _moment(serving["since"]))
+        facts.add_row("why", "not recorded" if cause is None else escape(f"{cause['kind']}: {cause['why']}"))
+        facts.add_row("decided by", escape(serving["decided_by"]))
+        _out().print(facts)
+    if "chain" in answer:
+        chain = answer["chain"]
+        _out().print(f"the ledger is whole: {chain['entries']:,} entries, head {chain['digest']}", soft_wrap=True)
+
+
+def approvals(answer: Mapping[str, Any]) -> None:
+    out = _out()
+    for request in answer["requests"]:
+        table = _facts(f"{request['request']}: {request['summary']}")
+        table.add_row("state", f"{request['state']}: {request['reason']}")
+        for line in request["evidence"].splitlines()[2:]:
+            name, _, text = line.strip("| ").partition(" | ")
+            table.add_row(escape(name), escape(text))
+        for why in request["refused_tries"]:
+            table.add_row("[yellow]not taken[/yellow]", escape(why))
+        out.print(table)
+        if request["state"] == "open":
+            out.print(f"Answer it: millrace approve {request['request']}, or millrace reject {request['request']}")
+    if not answer["requests"]:
+        out.print("nothing waits for a person")
+
+
+def code(answer: Mapping[str, Any]) -> None:
+    """The line alone: it is copied, or piped."""
+    _out().print(answer["code"], soft_wrap=True, markup=False, highlight=False)
+
+
+def answered(answer: Mapping[str, Any]) -> None:
+    done = {"approve": "[green]approved[/green]", "reject": "[red]rejected[/red]"}[answer["answer"]]
+    _out().print(f"{done} by {answer['approver']}: {escape(answer['summary'])}")
+    for run in answer["resumed"]:
+        _out().print(f"flow run {run} goes on")
+    if answer["note"]:
+        _out().print(escape(answer["note"]))
+
+
+def approvers(answer: Mapping[str, Any]) -> None:
+    table = Table("name", "person", "vouched for by", "public key", title="approvers", title_justify="left")
+    for approver in answer["approvers"]:
+        table.add_row(approver["name"], escape(approver["person"]), approver["vouched_by"], approver["public_key"])
+    _out().print(table if answer["approvers"] else "nobody may approve yet: millrace approvers add NAME")
+    for entry in answer["ignored"]:
+        _out().print(
+            f"[red]entry {entry['entry']} ({entry['kind']} {escape(entry['name'])}) is not signed: ignored[/red]"
+        )
+
+
+def approver_added(answer: Mapping[str, Any]) -> None:
+    table = _facts(f"{answer['name']} may approve")
+    table.add_row("person", escape(answer["person"]))
+    table.add_row("vouched for by", answer["vouched_by"])
+    table.add_row("public key", answer["public_key"])
+    table.add_row("private key", answer["key"] or "where it was made")
+    _out().print(table)
+
+
+def approver_removed(answer: Mapping[str, Any]) -> None:
+    _out().print(f"{answer['name']} may not approve any more")
+
+
 def created(answer: Mapping[str, Any]) -> None:
     name = answer["name"]
     table = _facts(f"{name}: written to {answer['folder']}")
@@ -109,6 +196,19 @@ def created(answer: Mapping[str, Any]) -> None:
         table.add_row("[yellow]note[/yellow]", note)
     _out().print(table)
     _out().print(f"Next: millrace validate {name}; then millrace demo {name} closes the loop on it.")
+
+
+def keys(answer: Mapping[str, Any]) -> None:
+    table = Table("id", "customer", "created", "revoked")
+    for key in answer["keys"]:
+        table.add_row(key["id"], key["customer"], key["created_at"], key["revoked_at"] or "")
+    _out().print(table if answer["keys"] else "there is no key yet: `millrace keys create CUSTOMER`")
+
+
+def created_key(answer: Mapping[str, Any]) -> None:
+    _out().print(f"Key {answer['id']} of {answer['customer']}, shown only now:")
+    # Not through the console: it would break a long word at the terminal's edge.
+    sys.stdout.write(f"{answer['key']}\n")
 
 
 def demo(answer: Mapping[str, Any]) -> None:
@@ -145,6 +245,10 @@ def demo(answer: Mapping[str, Any]) -> None:
 
 def _facts(title: str) -> Table:
     return Table(title=title, title_justify="left", show_header=False)
+
+
+def _moment(text: str) -> str:
+    return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _number(value: float | None) -> str:

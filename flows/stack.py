@@ -73,8 +73,13 @@ def register_deployments(settings: Settings, progress: Progress) -> None:
 def _count_deployments(settings: Settings) -> int:
     try:
         with fault_point("prefect.count_deployments"):
-            answer = httpx.post(f"{settings.prefect_api_url}/deployments/count", json={}, timeout=_TIMEOUT_SECONDS)
-            return int(answer.json())
+            answer = httpx.post(
+                f"{settings.prefect_api_url}/deployments/count",
+                json={},
+                headers=settings.prefect_headers,
+                timeout=_TIMEOUT_SECONDS,
+            )
+            return int(answer.raise_for_status().json())
     except httpx.HTTPError as error:
         raise ServiceError(f"Prefect at {settings.prefect_url} does not answer", got=str(error)) from error
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from io import BytesIO
 from typing import Any
 
 import pandas as pd
 
+from millrace import parquet
 from millrace.contract import known_at
 from millrace.errors import DataError
 from millrace.pipeline import Pipeline
@@ -62,7 +62,7 @@ class StagedSet:
         """
         wanted = None if columns is None else list(dict.fromkeys([data.event_time, *columns]))
         frames = [
-            pd.read_parquet(BytesIO(store.get(key).read(SHARD)), columns=wanted)
+            parquet.read(store.get(key).read(SHARD), f"{key}/{SHARD}", wanted)
             for key in self.shards
             if _overlaps(key, window)
         ]

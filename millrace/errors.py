@@ -9,6 +9,7 @@
     │   ├── SourceError             3    422   no    a pipeline's source raised or returned the wrong table
     │   ├── QuarantineError         3    422   no    more bad rows than the spec allows
     │   ├── DigestError             3    500   no    stored bytes differ from their manifest
+    │   ├── SignatureError          3    500   no    nobody whom this installation trusts has signed the manifest
     │   └── ArtifactError           3    500   no    an artifact is absent or cannot be read
     ├── ServiceError                4    503   yes   a part of the stack does not answer
     │   └── PortTakenError          4    503   no    another process listens where ours should
@@ -16,8 +17,11 @@
     ├── PackageError                6    500   no    a model package cannot be served
     ├── ConflictError               7    409   yes   somebody else holds what this run needs
     │   └── FencedError             7    409   no    this run no longer holds the pipeline it is about to change
+    ├── ApprovalError               8    403   no    an approval that does not count
     └── RequestError                2    422   no    a prediction request breaks the feature contract
-        └── RequestTooLargeError         2    413   no    more rows or bytes than the spec allows
+        ├── RequestTooLargeError         2    413   no    more rows or bytes than the spec allows
+        ├── UnknownCallerError           2    401   no    a request without a valid key
+        └── ForeignRequestError          2    403   no    a request that a page of another origin sends
 
 A message says what is wrong, what was got, what is allowed and what to do next. Library errors are mapped to
 this tree once, where the library is called.
@@ -26,8 +30,10 @@ this tree once, where the library is called.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
+
+from millrace.secrets import redact
 
 _MAX_GOT_CHARS = 200
 
@@ -40,10 +46,11 @@ class MillraceError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, what: str, *, got: object = None, allowed: str | None = None, next: str | None = None) -> None:
-        self.what = what
-        self.got = None if got is None else shorten(shown(got))
-        self.allowed = allowed
-        self.next = next
+        # Texts of libraries and of people's own code come in here, and go out to logs, states, databases and terminals.
+        self.what = redact(what)
+        self.got = None if got is None else shorten(redact(shown(got)))
+        self.allowed = None if allowed is None else redact(allowed)
+        self.next = None if next is None else redact(next)
         super().__init__(self.message)
 
     @property
@@ -103,6 +110,10 @@ class DigestError(DataError):
     http_status = 500
 
 
+class SignatureError(DataError):
+    http_status = 500
+
+
 class ArtifactError(DataError):
     http_status = 500
 
@@ -135,6 +146,11 @@ class FencedError(ConflictError):
     retryable = False
 
 
+class ApprovalError(MillraceError):
+    exit_code = 8
+    http_status = 403
+
+
 class RequestError(MillraceError):
     """A prediction request that breaks the contract; `field` is a JSON pointer into the request body."""
 
@@ -158,6 +174,26 @@ class RequestError(MillraceError):
 
 class RequestTooLargeError(RequestError):
     http_status = 413
+
+
+class UnknownCallerError(RequestError):
+    http_status = 401
+
+
+class ForeignRequestError(RequestError):
+    http_status = 403
+
+
+def error_named(name: str, message: str) -> MillraceError | None:
+    """The error of ours with this class name, as it was told in another process; None when it is none of ours."""
+    kinds = {kind.__name__: kind for kind in _subclasses(MillraceError)}
+    return kinds[name](message) if name in kinds and not name.startswith("Request") else None
+
+
+def _subclasses(kind: type[MillraceError]) -> Iterator[type[MillraceError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _subclasses(child)
 
 
 def shown(value: object) -> str:

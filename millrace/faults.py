@@ -56,11 +56,17 @@ class Schedule:
 
     @classmethod
     def read(cls, folder: Path) -> Schedule:
-        return cls(folder, tuple(Fault(**fault) for fault in json.loads((folder / _SCHEDULE).read_bytes())))
+        """The schedule in `folder`; without one nothing strikes."""
+        path = folder / _SCHEDULE
+        faults = json.loads(path.read_bytes()) if path.exists() else []
+        return cls(folder, tuple(Fault(**fault) for fault in faults))
 
     def write(self) -> None:
+        """Lay it out, in one step: processes that run already look at it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / _SCHEDULE).write_text(json.dumps([asdict(fault) for fault in self.faults]))
+        partial = self.folder / f".{_SCHEDULE}"
+        partial.write_text(json.dumps([asdict(fault) for fault in self.faults]))
+        partial.replace(self.folder / _SCHEDULE)
 
     def met(self, point: str, moment: Moment) -> None:
         """Count that `point` is met, and let the faults strike that wait for this."""

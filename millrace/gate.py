@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from millrace import statistics
+from millrace import statistics, strict_json
+from millrace.errors import ArtifactError
 from millrace.spec import HIGHER_IS_BETTER, EvaluationSpec, Label, PipelineSpec
 from millrace.statistics import Floats, Improvement
 from millrace.storage import Artifact, ObjectStore
@@ -61,8 +62,21 @@ def publish_evaluation(store: ObjectStore, key: str, evaluation: Evaluation) -> 
 
 
 def load_evaluation(artifact: Artifact) -> Evaluation:
-    """The evaluation that was kept as `artifact`."""
-    return Evaluation.from_dict(json.loads(artifact.read(EVALUATION)))
+    """The evaluation that was kept as `artifact`.
+
+    Raises:
+        ArtifactError: it is none.
+    """
+    where = f"{artifact.key}/{EVALUATION}"
+    document = strict_json.parse(artifact.read(EVALUATION), where, allow_nan=True)
+    try:
+        return Evaluation.from_dict(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(
+            f"{where} is no evaluation",
+            got=f"{type(error).__name__}: {error}",
+            next=f"delete the prefix {artifact.key} and run the step again",
+        ) from error
 
 
 def baseline_answers(label: Label, training_labels: Floats, num_rows: int) -> Floats:

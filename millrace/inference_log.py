@@ -1,7 +1,8 @@
 """The inference log: what was asked and answered, and the outcomes that came later.
 
-Below a pipeline's folder (`inference_folder`) lie `answers` and `outcomes`, each a log of `millrace.segments`. A
-record is one request, column by column; a table has one line per row of a request. Each segment's header names its
+Below a pipeline's folder (`inference_folder`) lie `answers`, `outcomes` and `failures`, each a log of
+`millrace.segments`. A record is one request, column by column; a table has one line per row of a request. Of a request
+that failed (5xx) only that it did is kept, and nothing of what was asked. Each segment's header names its
 features and their types, so a segment is readable whatever the spec says by then.
 """
 
@@ -12,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from millrace.log_tables import ANSWERS, OUTCOMES, read, schema_of, to_table
+from millrace.log_tables import ANSWERS, FAILURES, OUTCOMES, read, schema_of, to_table
 from millrace.log_writer import LogWriter
 from millrace.requests import ParsedOutcomes, ParsedRequest
 from millrace.segments import compact as _compact
@@ -22,6 +23,9 @@ from millrace.window import Window
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: What a segment of failures holds.
+FAILURES_HEADER = {"kind": FAILURES}
 
 
 def inference_folder(settings: Settings, pipeline_name: str) -> Path:
@@ -50,6 +54,11 @@ def answers_writer(folder: Path, data: DataSpec, rotate_seconds: float) -> LogWr
 def outcomes_writer(folder: Path, data: DataSpec, rotate_seconds: float) -> LogWriter:
     """A writer of outcomes below the pipeline's `folder`."""
     return LogWriter(folder / OUTCOMES, outcomes_header(data), to_table, rotate_seconds)
+
+
+def failures_writer(folder: Path, rotate_seconds: float) -> LogWriter:
+    """A writer of failures below the pipeline's `folder`."""
+    return LogWriter(folder / FAILURES, FAILURES_HEADER, to_table, rotate_seconds)
 
 
 def answer_record(
@@ -86,13 +95,24 @@ def outcome_record(outcomes: ParsedOutcomes) -> dict[str, Any]:
     }
 
 
+def failure_record(request_id: str, version: str, failed_at: datetime, status: int, error: Exception) -> dict[str, Any]:
+    """One request that `version` did not answer; of the error its class only, as its text may hold what was asked."""
+    return {
+        "request_id": request_id,
+        "version": version,
+        "failed_at": round(failed_at.timestamp() * 1_000_000),
+        "status": status,
+        "error": type(error).__name__,
+    }
+
+
 def compact(folder: Path) -> list[Path]:
     """Close the segments that killed writers left open below the pipeline's `folder`; the new files.
 
     Raises:
         DataError: a segment is damaged; the others are closed all the same.
     """
-    return [path for part in (ANSWERS, OUTCOMES) for path in _compact(folder / part, to_table)]
+    return [path for part in (ANSWERS, OUTCOMES, FAILURES) for path in _compact(folder / part, to_table)]
 
 
 def read_answers(folder: Path, data: DataSpec, window: Window | None = None) -> pd.DataFrame:
@@ -120,6 +140,16 @@ def read_outcomes(folder: Path, data: DataSpec) -> pd.DataFrame:
         "known_at", kind="stable", ignore_index=True
     )
     return _newest(found)
+
+
+def read_failures(folder: Path) -> pd.DataFrame:
+    """The failed requests below the pipeline's `folder`: request_id, version, failed_at, status, error; oldest first.
+
+    Raises:
+        DataError: a segment is damaged.
+    """
+    found = read(folder / FAILURES, schema_of(FAILURES_HEADER), None)
+    return found.sort_values("failed_at", kind="stable", ignore_index=True)
 
 
 def read_joined(folder: Path, data: DataSpec, window: Window | None = None) -> pd.DataFrame:

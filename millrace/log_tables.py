@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ANSWERS = "answers"
 OUTCOMES = "outcomes"
+FAILURES = "failures"
 PROBABILITY = "probability_"
 
 #: Columns of the log itself; no feature may have one of these names.
@@ -34,11 +35,21 @@ def schema_of(header: Header) -> pa.Schema:
     import pyarrow as pa
 
     time = pa.timestamp("us", tz="UTC")
-    if header["kind"] not in (ANSWERS, OUTCOMES):
+    if header["kind"] not in (ANSWERS, OUTCOMES, FAILURES):
         raise ValueError(f"a segment of an unknown kind: {shorten(shown(header['kind']))}")
     if header["kind"] == OUTCOMES:
         return pa.schema(
             {"request_id": pa.string(), "row": pa.int64(), "label": _type(header["label"]), "known_at": time}
+        )
+    if header["kind"] == FAILURES:
+        return pa.schema(
+            {
+                "request_id": pa.string(),
+                "version": pa.string(),
+                "failed_at": time,
+                "status": pa.int64(),
+                "error": pa.string(),
+            }
         )
     fields = {
         "request_id": pa.string(),
@@ -66,6 +77,8 @@ def to_table(header: Header, lines: bytes) -> pa.Table:
         if not lines:
             return schema.empty_table()
         records = _read_lines(lines, _records_schema(header))
+        if header["kind"] == FAILURES:
+            return _table({name: records[name] for name in schema.names}, schema)
         return _outcome_rows(records, schema) if header["kind"] == OUTCOMES else _answer_rows(records, schema)
     except (LookupError, TypeError, AttributeError, NotImplementedError) as error:
         # The header names other things than we wrote, or Arrow finds values that it has no conversion for.
@@ -177,6 +190,8 @@ def _records_schema(header: Header) -> pa.Schema:
                 "known_at": pa.list_(pa.int64()),
             }
         )
+    if header["kind"] == FAILURES:
+        return pa.schema([(f.name, pa.int64() if f.name == "failed_at" else f.type) for f in schema_of(header)])
     return pa.schema(
         {
             "request_id": pa.string(),

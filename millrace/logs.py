@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
 import structlog
+
+from millrace import guards
+from millrace.secrets import redact_value
 
 LOGGER = "millrace"
 
@@ -19,6 +22,7 @@ def configure(level: str = "INFO", *, json_lines: bool = False, shown: str | Non
     Events go through the standard library's logger `millrace`, so that Prefect can keep a flow run's lines too. They
     are written to stderr, from level `shown` up: what a command prints on stdout is its answer, and may be JSON.
     """
+    guards.install()
     renderer: Any = structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
         processors=[
@@ -26,6 +30,7 @@ def configure(level: str = "INFO", *, json_lines: bool = False, shown: str | Non
             structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _redacted,
             renderer,
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
@@ -40,6 +45,12 @@ def configure(level: str = "INFO", *, json_lines: bool = False, shown: str | Non
     handler.set_name(LOGGER)
     logger.handlers = [*(known for known in logger.handlers if known.get_name() != LOGGER), handler]
     logger.propagate = False
+
+
+def _redacted(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
+    """The event without secrets, its traceback included."""
+    without: dict[str, Any] = redact_value(event)
+    return without
 
 
 class _Line(logging.Formatter):

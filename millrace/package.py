@@ -1,24 +1,25 @@
 """The model package: what is registered and served. Weights are safetensors, everything else is JSON or Parquet.
 
 Loading one runs this repository's code and the pipeline folder's, never code from the artifact. A package carries
-probe rows with the answers its trainer got; a loaded model must give the same answers before it may serve.
+probe rows with the answers its trainer got; a loaded model must give the same answers before it may serve. It holds
+the files named here and no other.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
+from millrace import parquet, strict_json, weights
 from millrace.encoding import TableInputs, encode
-from millrace.errors import ArtifactError, PackageError
+from millrace.errors import MillraceError, PackageError
 from millrace.spec import PipelineSpec
 from millrace.spec.load import parse_spec
 from millrace.storage import Artifact, ObjectStore
@@ -34,6 +35,7 @@ SCALE = "scale.json"
 REFERENCE = "reference.parquet"
 PROBE = "probe.json"
 CARD = "model_card.md"
+_FILES = {WEIGHTS, SPEC, SCALE, REFERENCE, PROBE, CARD}
 
 #: Column of the model's answer in the reference sample and the inference log: the probability of the positive class,
 #: the most likely class, or the predicted value.
@@ -41,6 +43,11 @@ PREDICTION = "prediction"
 
 _PROBE_ROWS = 16
 _PROBE_TOLERANCE = 1e-3
+_MAX_PROBE_ROWS = 1000
+_MAX_REFERENCE_ROWS = 10_000_000
+
+
+_Document = TypeVar("_Document", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,31 @@ class LabelScale:
 
     mean: float = 0.0
     std: float = 1.0
+
+
+class _Scale(BaseModel):
+    """scale.json."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    mean: FiniteFloat
+    std: FiniteFloat = Field(gt=0)
+
+
+class _Probe(BaseModel):
+    """probe.json: rows of features, and the trainer's answer to each."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    rows: list[dict[str, bool | float | str | None]] = Field(min_length=1, max_length=_MAX_PROBE_ROWS)
+    answers: list[FiniteFloat] | list[list[FiniteFloat]]
+
+    @field_validator("answers")
+    @classmethod
+    def _even(cls, answers: list[float] | list[list[float]]) -> list[float] | list[list[float]]:
+        if len({len(answer) for answer in answers if isinstance(answer, list)}) > 1:
+            raise ValueError("answers have different lengths")
+        return answers
 
 
 @dataclass(frozen=True)
@@ -135,8 +167,6 @@ def publish_package(
         ),
         "answers": answers[: len(probe_rows)].tolist(),
     }
-    table = BytesIO()
-    reference.to_parquet(table, index=False)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in predictor.module.state_dict().items()}
     return store.publish(
         key,
@@ -144,87 +174,133 @@ def publish_package(
             WEIGHTS: safetensors.torch.save(state),
             SPEC: predictor.spec.model_dump_json(indent=1).encode(),
             SCALE: json.dumps({"mean": predictor.scale.mean, "std": predictor.scale.std}).encode(),
-            REFERENCE: table.getvalue(),
+            REFERENCE: parquet.write(reference),
             PROBE: json.dumps(probe).encode(),
             CARD: card.encode(),
         },
-        summary={"pipeline": predictor.spec.name, "metrics": dict(metrics)},
+        # A metric that could not be computed (all rows of one class) is none.
+        summary={
+            "pipeline": predictor.spec.name,
+            "metrics": {name: value for name, value in metrics.items() if np.isfinite(value)},
+        },
         lineage=lineage,
     )
 
 
 def package_spec(package: Artifact) -> PipelineSpec:
-    """The spec that the package's model was trained by."""
-    content = package.read(SPEC)
-    with _readable(package, SPEC):
-        document = json.loads(content)
-    return parse_spec(document, f"{package.key}/{SPEC}")
+    """The spec that the package's model was trained by.
+
+    Raises:
+        ArtifactError: it is no JSON.
+        SpecError: it is no spec.
+    """
+    return _parse_spec(package, package.read(SPEC))
 
 
 def reference_sample(package: Artifact) -> pd.DataFrame:
-    """Sample of the rows the model was trained on, with its answers in `prediction`."""
-    content = package.read(REFERENCE)
-    with _readable(package, REFERENCE):
-        return pd.read_parquet(BytesIO(content))
+    """Sample of the rows the model was trained on, with its answers in `prediction`.
+
+    Raises:
+        ArtifactError: it is no table of a reasonable size.
+        PackageError: it lacks a column of the contract.
+    """
+    content, data = package.read(REFERENCE), package_spec(package).data
+    rows = parquet.read(content, f"{package.key}/{REFERENCE}", max_rows=_MAX_REFERENCE_ROWS)
+    if absent := {*data.features, data.label.column, PREDICTION} - set(rows):
+        raise PackageError(
+            f"package {package.key}: '{REFERENCE}' lacks columns", got=", ".join(sorted(absent)), next="train again"
+        )
+    return rows
 
 
-@contextmanager
-def _readable(package: Artifact, name: str) -> Iterator[None]:
-    """Digests prove that a file is as it was written; that its writer was sound shows when it is parsed."""
+def card_text(package: Artifact) -> str:
+    """The model card, Markdown.
+
+    Raises:
+        PackageError: it is no text.
+    """
     try:
-        yield
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, RecursionError) as error:
-        raise ArtifactError(
-            f"package {package.key}: {name} cannot be read", got=f"{type(error).__name__}: {error}", next="train again"
-        ) from error
+        return package.read(CARD).decode()
+    except UnicodeDecodeError as error:
+        raise PackageError(f"package {package.key}: '{CARD}' is no text", got=str(error), next="train again") from error
 
 
 def load_predictor(package: Artifact, pipeline: Pipeline) -> Predictor:
     """The package's model, built by the pipeline folder's code and proven on the probe rows.
 
     Raises:
-        PackageError: the folder's code does not fit the weights, or does not answer as the trainer did.
+        PackageError: it is another pipeline's, or the folder's code does not fit the weights, or does not answer as the
+            trainer did.
+        ArtifactError: a file is not of its kind.
         DigestError: stored bytes differ from the manifest; nothing was parsed.
-        ArtifactError: a part cannot be read.
         SpecError: its spec is not valid.
     """
-    import safetensors.torch
-
-    spec = package_spec(package)
-    weights = package.read(WEIGHTS)
-    scale_json, probe_json = package.read(SCALE), package.read(PROBE)
-    with _readable(package, SCALE):
-        stated = json.loads(scale_json)
-        scale = LabelScale(float(stated["mean"]), float(stated["std"]))
-    with _readable(package, PROBE):
-        probe = json.loads(probe_json)
-        rows = pd.DataFrame(probe["rows"], columns=list(spec.data.features))
-        expected = np.asarray(probe["answers"], np.float32)
+    if set(package.entries) != _FILES:
+        raise PackageError(
+            f"package {package.key} has other files than a package has",
+            got=", ".join(sorted(set(package.entries) ^ _FILES)),
+            allowed=", ".join(sorted(_FILES)),
+            next="train again",
+        )
+    # All of them are checked before the first is parsed.
+    files = {name: package.read(name) for name in (SPEC, WEIGHTS, SCALE, PROBE)}
+    spec = _parse_spec(package, files[SPEC])
+    if spec.name != pipeline.name:
+        raise PackageError(
+            f"package {package.key} is another pipeline's", got=spec.name, allowed=pipeline.name, next="train again"
+        )
+    tensors = weights.load(files[WEIGHTS], f"{package.key}/{WEIGHTS}")
+    scale = LabelScale(**_parsed(package, files, SCALE, _Scale).model_dump())
+    probe = _parsed(package, files, PROBE, _Probe)
+    expected = np.asarray(probe.answers, np.float32)
     build = pipeline.build_model
     try:
+        rows = pd.DataFrame(probe.rows, columns=list(spec.data.features))
         # The folder's code may be any other than the one that trained, so it may raise anything.
         module = build(TableInputs.shaped(spec.data), spec.model.options)
-        module.load_state_dict(safetensors.torch.load(weights), strict=True)
+        _require_types(module, tensors)
+        module.load_state_dict(tensors, strict=True)
         predictor = Predictor(spec, module.eval(), scale)
         found = predictor.predict_rows(rows)
+    except MillraceError:
+        raise
     except Exception as error:
         raise PackageError(
             f"package {package.key}: its weights do not fit the module that {pipeline.folder}/model.py builds",
             got=f"{type(error).__name__}: {error}",
             next="check out the code the package was trained with, or train again",
         ) from error
-    if found.shape != expected.shape:
-        raise PackageError(
-            f"package {package.key}: the loaded model answers its probe rows in another shape than the trained one",
-            got=found.shape,
-            allowed=str(expected.shape),
-            next="check out the code the package was trained with, or train again",
-        )
-    if not np.allclose(found, expected, rtol=_PROBE_TOLERANCE, atol=_PROBE_TOLERANCE, equal_nan=True):
+    if expected.shape != found.shape or not np.allclose(found, expected, rtol=_PROBE_TOLERANCE, atol=_PROBE_TOLERANCE):
+        same = expected.shape == found.shape
         raise PackageError(
             f"package {package.key}: the loaded model answers its probe rows differently from the trained one",
-            got=f"largest difference {float(np.nanmax(np.abs(found - expected))):.4g}",
-            allowed=f"{_PROBE_TOLERANCE:g}",
+            got=f"largest difference {float(np.max(np.abs(found - expected))):.4g}" if same else found.shape,
+            allowed=f"{_PROBE_TOLERANCE:g}" if same else str(expected.shape),
             next="check out the code the package was trained with, or train again",
         )
     return predictor
+
+
+def _parse_spec(package: Artifact, content: bytes) -> PipelineSpec:
+    where = f"{package.key}/{SPEC}"
+    return parse_spec(strict_json.parse(content, where), where)
+
+
+def _parsed(package: Artifact, files: Mapping[str, bytes], name: str, kind: type[_Document]) -> _Document:
+    document = strict_json.parse(files[name], f"{package.key}/{name}")
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise PackageError(
+            f"package {package.key}: '{name}' is not what a package holds",
+            got=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+            next="train again",
+        ) from None
+
+
+def _require_types(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """torch copies a tensor of any type into a parameter of another, whatever is lost."""
+    for name, own in module.state_dict().items():
+        if name in tensors and tensors[name].dtype != own.dtype:
+            raise ValueError(f"{name} is {tensors[name].dtype}, the module's is {own.dtype}")

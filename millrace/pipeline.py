@@ -20,6 +20,7 @@ import pandas as pd
 
 from millrace.encoding import TableInputs
 from millrace.errors import ConfigError, MillraceError, SourceError, UnknownNameError, nearest
+from millrace.secrets import resolve
 from millrace.spec import PipelineSpec
 from millrace.spec.load import load_spec, pipeline_dir
 from millrace.storage import digest_bytes
@@ -74,7 +75,7 @@ class Pipeline:
         """
         factory = self._load(self.spec.data.source, "data.source")
         try:
-            source = factory(**self.spec.data.source_options)
+            source = factory(**self._source_options())
         except MillraceError:
             raise
         except Exception as error:
@@ -89,6 +90,17 @@ class Pipeline:
                 allowed="a class with extent(), fingerprint() and rows(start, end, as_of)",
             )
         return source
+
+    def _source_options(self) -> dict[str, Any]:
+        try:
+            options: dict[str, Any] = resolve(self.spec.data.source_options)
+        except KeyError as error:
+            raise ConfigError(
+                f"pipeline '{self.name}': data.source_options names an environment variable that is not set",
+                got=error.args[0],
+                next="set it where the stack is started, and start the stack again: `millrace down`, `millrace up`",
+            ) from None
+        return options
 
     @property
     def build_model(self) -> BuildModel:

@@ -4,6 +4,9 @@ An artifact is a set of files and a manifest. The files go under a prefix of the
 names them with size and SHA-256 digest, is committed last in one step that only one writer can win (a hard link on
 a disk, a conditional put on S3). Readers trust only manifests: without one, nothing is there. What a killed or a
 losing writer leaves behind is unreferenced.
+
+A manifest is signed (`millrace.signing`), so who can write to the store can destroy artifacts, but make none. Before a
+byte is parsed the signature is checked, and a file's place, size and digest.
 """
 
 from __future__ import annotations
@@ -13,20 +16,46 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from millrace.errors import ArtifactError, DigestError, ServiceError, SettingsError, shorten
+from millrace.errors import ArtifactError, DigestError, ServiceError, SettingsError
 from millrace.faults import fault_point
+from millrace.manifest import (
+    MANIFEST,
+    MAX_FILE_BYTES,
+    MAX_MANIFEST_BYTES,
+    Entry,
+    Manifest,
+    canonical_json,
+    digest_json,
+    is_name,
+)
+from millrace.secrets import redact_value
+from millrace.signing import Keys
 
-MANIFEST = "manifest.json"
+if TYPE_CHECKING:
+    from millrace.settings import Settings
+
+__all__ = [
+    "MANIFEST",
+    "Artifact",
+    "Entry",
+    "ObjectStore",
+    "canonical_json",
+    "digest_bytes",
+    "digest_file",
+    "digest_json",
+    "write_atomically",
+]
 
 
 def digest_bytes(content: bytes) -> str:
@@ -38,24 +67,6 @@ def digest_file(path: Path) -> str:
     """SHA-256 of the file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest_json(value: object) -> str:
-    """SHA-256 of `value` as canonical JSON: equal values give equal digests."""
-    return digest_bytes(canonical_json(value))
-
-
-def canonical_json(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One file of an artifact: where it lies under the artifact's key, its size and digest."""
-
-    path: str
-    num_bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,9 @@ class Artifact:
             DigestError: the stored bytes are not those that were committed.
         """
         entry = self._entry(name)
-        content = self.store.read(f"{self.key}/{entry.path}")
+        content = self.store.read(self._own_key(name, entry), entry.num_bytes)
+        if len(content) != entry.num_bytes:
+            raise _size_error(self, name, entry)
         if (found := digest_bytes(content)) != entry.sha256:
             raise _digest_error(self, name, entry, found)
         return content
@@ -86,7 +99,7 @@ class Artifact:
     def local(self, name: str, cache_dir: Path) -> Path:
         """A local file with the content of `name`, checked; it is copied into `cache_dir` when the store is remote."""
         entry = self._entry(name)
-        path = self.store.local_path(f"{self.key}/{entry.path}")
+        path = self.store.local_path(self._own_key(name, entry))
         if path is None:
             path = cache_dir / f"{entry.sha256}-{name.replace('/', '_')}"
             if not path.exists():
@@ -97,13 +110,29 @@ class Artifact:
                     partial.write_bytes(content)
                     partial.replace(path)
                 return path
+        if not path.is_file() or path.stat().st_size != entry.num_bytes:
+            raise _size_error(self, name, entry)
         try:
             found = digest_file(path)
         except OSError as error:
-            raise _unreadable(str(path), error) from error
+            raise _unreadable(str(path), str(error)) from error
         if found != entry.sha256:
             raise _digest_error(self, name, entry, found)
         return path
+
+    def _own_key(self, name: str, entry: Entry) -> str:
+        """Where `name` lies; on a disk no link may lead from there to another place.
+
+        A hard link cannot be told from a file; what it leads to must have the size and the digest of the manifest.
+        """
+        folder = self.store.local_path(self.key)
+        if folder is not None and os.path.realpath(folder / entry.path) != os.path.realpath(folder) + f"/{entry.path}":
+            raise ArtifactError(
+                f"artifact {self.key}: '{name}' is a link that leads out of it",
+                got=os.path.realpath(folder / entry.path),
+                next=f"delete the prefix {self.key} and run the step again",
+            )
+        return f"{self.key}/{entry.path}"
 
     def _entry(self, name: str) -> Entry:
         if name not in self.entries:
@@ -117,27 +146,29 @@ class Artifact:
         return sum(entry.num_bytes for entry in self.entries.values())
 
 
-def _content_digest(entries: Mapping[str, Entry], summary: Mapping[str, Any]) -> str:
-    return digest_json({"entries": {name: entry.sha256 for name, entry in entries.items()}, "summary": summary})
+def _check_name(name: str) -> None:
+    if not is_name(name):
+        raise ArtifactError(
+            "neither an artifact nor a file of one can be called so",
+            got=name,
+            allowed="letters, digits, '_', '.', '=', '+', '-', and '/' between parts; no part begins with '.' or '-'",
+            next="correct the name",
+        )
 
 
-def _entry(path: str, num_bytes: int, sha256: str) -> Entry:
-    """The entry that a manifest states.
-
-    Raises:
-        ValueError: a part is of another type, or the path leaves the artifact.
-    """
-    if (type(path), type(num_bytes), type(sha256)) != (str, int, str) or num_bytes < 0:
-        raise ValueError("an entry is a path, a size in bytes and a digest")
-    if path.startswith("/") or ".." in path.split("/"):
-        raise ValueError(f"path {path!r} leaves the artifact")
-    return Entry(path, num_bytes, sha256)
+def _size_error(artifact: Artifact, name: str, entry: Entry) -> DigestError:
+    return DigestError(
+        f"{artifact.store.url}/{artifact.key}: '{name}' has not the size that its manifest names",
+        allowed=f"{entry.num_bytes} bytes",
+        next=f"delete the prefix {artifact.key} and run the step again",
+    )
 
 
-def _unreadable(what: str, error: Exception) -> ArtifactError:
+def _unreadable(what: str, got: str) -> ArtifactError:
     return ArtifactError(
         f"{what} cannot be read",
-        got=f"{type(error).__name__}: {error}",
+        got=got,
+        allowed="a regular file",
         next="correct its rights, or delete the prefix and run the step again",
     )
 
@@ -152,10 +183,14 @@ def _digest_error(artifact: Artifact, name: str, entry: Entry, found: str) -> Di
 
 
 class ObjectStore:
-    """Artifacts below one fsspec URL: a local folder, `s3://bucket/prefix`, or any other scheme fsspec knows."""
+    """Artifacts below one fsspec URL: a local folder, `s3://bucket/prefix`, or any other scheme fsspec knows.
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+    With `keys`, manifests are signed and only signed ones are read; that is what `of` gives. Without, anybody's are:
+    for tests, and nothing else calls it so (tests/unit/test_signed_stores.py).
+    """
+
+    def __init__(self, url: str, keys: Keys | None = None) -> None:
+        self.url, self.keys = url.rstrip("/"), keys
         try:
             self._fs, self._root = fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError) as error:
@@ -166,8 +201,13 @@ class ObjectStore:
                 next="correct MILLRACE_OBJECTS_URL",
             ) from error
 
-    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
-        return (type(self), (self.url,))
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The store that the settings name, with its keys."""
+        return cls(settings.objects, Keys(settings.signing_key))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, Keys | None]]:
+        return (type(self), (self.url, self.keys))
 
     @property
     def _is_local(self) -> bool:
@@ -177,61 +217,69 @@ class ObjectStore:
         """Where `key` lies on this machine's disk; None when the store is remote."""
         return Path(self._root) / key if self._is_local else None
 
-    def read(self, key: str) -> bytes:
-        """The bytes under `key`.
+    def read(self, key: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+        """The bytes under `key`; of more than `max_bytes` only so many that the excess is seen.
 
         Raises:
             ArtifactError: nothing lies there, or it cannot be read.
             ServiceError: the store does not answer.
         """
-        with fault_point("storage.read"):
-            content = self._content(key)
-        if content is None:
-            raise ArtifactError(f"{self.url}/{key} does not exist", next="run the step that makes it again")
-        return content
-
-    def _content(self, key: str) -> bytes | None:
-        """The bytes under `key`, None where nothing lies."""
         try:
-            return bytes(self._fs.cat_file(f"{self._root}/{key}"))
+            with fault_point("storage.read"):
+                return self._cat(key, max_bytes)
         except FileNotFoundError:
-            return None
+            raise ArtifactError(f"{self.url}/{key} does not exist", next="run the step that makes it again") from None
+
+    def _cat(self, key: str, max_bytes: int) -> bytes:
+        if self._is_local:
+            return _read_file(Path(self._root) / key, max_bytes)
+        try:
+            if max_bytes == 0:  # an empty object has no range that could be asked for
+                return b"" if self._fs.size(f"{self._root}/{key}") == 0 else b"\0"
+            return bytes(self._fs.cat_file(f"{self._root}/{key}", start=0, end=max_bytes + 1))
+        except FileNotFoundError:
+            raise
         except (ConnectionError, TimeoutError) as error:
             raise ServiceError(
                 f"the object store at {self.url} does not answer", got=str(error), next="check MILLRACE_OBJECTS_URL"
             ) from error
-        except (OSError, ValueError) as error:  # a folder in its place, no right to read it, no possible name
-            raise _unreadable(f"{self.url}/{shorten(key)}", error) from error
+        except OSError as error:
+            raise _unreadable(f"{self.url}/{key}", str(error)) from error
 
     def find(self, key: str) -> Artifact | None:
         """The artifact committed under `key`, or None.
 
         Raises:
-            ArtifactError: a manifest is there and cannot be read.
+            SignatureError: a manifest is there and nobody who is trusted signed it for this key; it was not parsed.
+            ArtifactError: it cannot be read.
             DigestError: its digest is not that of what it names.
         """
-        with fault_point("storage.find"):
-            raw = self._content(f"{key}/{MANIFEST}")
-        if raw is None:
+        where = f"{self.url}/{key}"
+        _check_name(key)
+        try:
+            with fault_point("storage.find"):
+                raw = self._cat(f"{key}/{MANIFEST}", MAX_MANIFEST_BYTES)
+        except FileNotFoundError:
             return None
         try:
-            document = json.loads(raw)
-            entries = {name: _entry(**entry) for name, entry in document["entries"].items()}
-            if not all(isinstance(document[part], dict) for part in ("summary", "lineage")):
-                raise ValueError("summary and lineage must be objects")
-            artifact = Artifact(
-                self, key, entries, document["summary"], document["lineage"], document["digest"], document["created_at"]
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise _unreadable(f"manifest of {self.url}/{key}", error) from error
-        if (found := _content_digest(entries, artifact.summary)) != artifact.digest:
+            if len(raw) > MAX_MANIFEST_BYTES:
+                raise ValueError(f"it has more than {MAX_MANIFEST_BYTES} bytes")
+            document = raw if self.keys is None else self.keys.open(key, raw, where)
+            manifest = Manifest.decode(document, f"manifest of {where}")
+        except ValueError as error:
+            raise ArtifactError(
+                f"manifest of {where} cannot be read", got=str(error), next="delete the prefix and run the step again"
+            ) from error
+        if (found := manifest.content_digest) != manifest.digest:
             raise DigestError(
-                f"manifest of {self.url}/{key} was changed after it was committed",
+                f"manifest of {where} was changed after it was committed",
                 got=f"sha256 {found}",
-                allowed=f"sha256 {artifact.digest}",
+                allowed=f"sha256 {manifest.digest}",
                 next="delete the prefix and run the step again",
             )
-        return artifact
+        return Artifact(
+            self, key, manifest.entries, manifest.summary, manifest.lineage, manifest.digest, manifest.created_at
+        )
 
     def get(self, key: str) -> Artifact:
         """The artifact committed under `key`.
@@ -256,22 +304,18 @@ class ObjectStore:
 
         When another writer committed first, theirs is returned: keys name inputs, so both are right.
         """
+        for name in (key, *files):
+            _check_name(name)
         attempt = uuid.uuid4().hex[:12]
         with fault_point("storage.write"):
             entries = {name: self._put(key, f"{attempt}/{name}", content) for name, content in files.items()}
         # As it will be read: JSON knows no integer keys and no tuples.
-        summary = json.loads(json.dumps(dict(summary or {}), default=str))
-        document = {
-            "summary": summary,
-            "lineage": dict(lineage or {}),
-            "entries": {
-                name: {"path": e.path, "num_bytes": e.num_bytes, "sha256": e.sha256} for name, e in entries.items()
-            },
-            "created_at": datetime.now(UTC).isoformat(),
-            "digest": _content_digest(entries, summary),
-        }
+        summary = json.loads(json.dumps(redact_value(dict(summary or {})), default=str))
+        manifest = Manifest(entries, summary, redact_value(dict(lineage or {})), "", datetime.now(UTC).isoformat())
+        document = replace(manifest, digest=manifest.content_digest).encode()
+        sealed = document if self.keys is None else self.keys.seal(key, document)
         with fault_point("storage.commit"):
-            is_first = self._create(f"{key}/{MANIFEST}", json.dumps(document, indent=1, default=str).encode())
+            is_first = self._create(f"{key}/{MANIFEST}", sealed)
         if not is_first:
             with fault_point("storage.remove"):
                 self._remove(f"{self._root}/{key}/{attempt}")
@@ -319,16 +363,37 @@ class ObjectStore:
         return True
 
 
+def _read_file(path: Path, max_bytes: int) -> bytes:
+    """At most `max_bytes` + 1 bytes of a regular file; of a link, a pipe or a device none."""
+    try:
+        # Opening a pipe would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unreadable(str(path), str(error.strerror)) from error
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise _unreadable(str(path), stat.filemode(found.st_mode))
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(min(found.st_size, max_bytes) + 1)
+
+
 def _fsync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file at `path` by `content`; a reader sees the old bytes or the new, never a mixture."""
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Replace the file at `path` by `content`; a reader sees the old bytes or the new, never a mixture.
+
+    `mode` less the umask is the file's.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with fault_point("file.replace"):
+        partial.touch(mode)
         partial.write_bytes(content)
         _fsync(partial)
         partial.replace(path)

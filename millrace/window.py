@@ -58,7 +58,7 @@ class Window:
     @property
     def key(self) -> str:
         """A name for this window that sorts by time and is safe in a path."""
-        return f"{_stamp(self.start)}-{_stamp(self.end)}"
+        return f"{stamp(self.start)}-{stamp(self.end)}"
 
     @classmethod
     def asked(cls, start: datetime, end: datetime) -> Self:
@@ -90,7 +90,8 @@ class Window:
             start = end
 
 
-def _stamp(moment: datetime) -> str:
+def stamp(moment: datetime) -> str:
+    """`moment` as a window's key writes it."""
     fraction = f".{moment.microsecond:06d}" if moment.microsecond else ""
     return f"{moment:%Y%m%dT%H%M%S}{fraction}"
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from millrace import guards
 from millrace.errors import MillraceError, ServiceError
 from millrace.faults import fault_point
 from millrace.pipeline import Pipeline, load_pipeline
@@ -50,10 +51,10 @@ def run_all(
     from ray.exceptions import RayError, RayTaskError
 
     connect(settings)
-    remote = ray.remote(num_cpus=num_cpus, max_retries=2)(function)
+    remote = ray.remote(num_cpus=num_cpus, max_retries=2)(_guarded).options(name=function.__name__)
     try:
         with fault_point("ray.tasks"):
-            return list(ray.get([remote.remote(*given) for given in arguments]))
+            return list(ray.get([remote.remote(function, *given) for given in arguments]))
     except RayTaskError as error:
         cause = error.cause if isinstance(error.cause, BaseException) else error
         if isinstance(cause, MillraceError):
@@ -65,13 +66,20 @@ def run_all(
         ) from error
 
 
+def _guarded(function: Callable[..., R], *given: Any) -> R:
+    """In the worker: Ray keeps a task's error and what its process prints."""
+    guards.install(streams=True)
+    with guards.without_secrets():
+        return function(*given)
+
+
 def pipeline_on_worker(settings: Settings, name: str) -> Pipeline:
     """The pipeline as a worker of the cluster sees it."""
     return load_pipeline(name, settings.pipelines)
 
 
 def object_store(settings: Settings) -> ObjectStore:
-    return ObjectStore(settings.objects)
+    return ObjectStore.of(settings)
 
 
 def scratch_dir(settings: Settings, *parts: str) -> Path:

@@ -11,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 from millrace.dataset import StagedSet
 from millrace.faults import fault_point
 from millrace.gate import Evaluation
+from millrace.secrets import redact
 from millrace.verdict import Verdict
 
 
@@ -172,7 +173,7 @@ def bullets(lines: Sequence[str]) -> str:
 
 def _create(*, key: str, description: str, markdown: str) -> None:
     with fault_point("prefect.artifact"):
-        create_markdown_artifact(key=key, description=description, markdown=markdown)
+        create_markdown_artifact(key=key, description=redact(description), markdown=redact(markdown))
 
 
 def _mark(passed: bool) -> str:

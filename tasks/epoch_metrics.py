@@ -10,6 +10,7 @@ from ray.train import Checkpoint, UserCallback
 
 from millrace.faults import fault_point
 from millrace.logs import get_logger
+from millrace.settings import load_settings
 
 _TIMEOUT_SECONDS = 10.0
 
@@ -30,6 +31,8 @@ class EpochMetrics(UserCallback):
                 answer = httpx.post(
                     f"{self._mlflow_url}/api/2.0/mlflow/runs/log-batch",
                     json={"run_id": self._run_id, "metrics": values},
+                    # Read here, from the controller's own environment: this object is pickled into the cluster.
+                    headers=load_settings().mlflow_headers,
                     timeout=_TIMEOUT_SECONDS,
                 )
             answer.raise_for_status()

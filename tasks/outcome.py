@@ -9,8 +9,9 @@ from millrace.gate import Evaluation
 from ray_jobs.train.request import TrainResult
 from tasks.champion import serving
 from tasks.registry import Version
-from tasks.rollout import PROMOTED
+from tasks.rollout import REFUSED
 from tasks.run import Run
+from tasks.run_kinds import PROMOTED
 
 TRAINED = "trained"
 UNCHANGED = "unchanged"
@@ -58,5 +59,25 @@ def finish(
     }
     if incident is not None:
         run.ledger.outbox.close(incident, outcome)
+    run.record(TRAINED, record)
+    return record
+
+
+def finish_untrained(run: Run, reason: str, incident: str | None) -> dict[str, Any]:
+    """Record that a training was refused before it began; the record is also the flow's result."""
+    record: dict[str, Any] = {
+        "outcome": REFUSED,
+        "version": None,
+        "package": None,
+        "trained": False,
+        "train_seconds": 0.0,
+        "metrics": {},
+        "evaluation": None,
+        "improvement": None,
+        "reasons": [reason],
+        "incident": incident,
+    }
+    if incident is not None:
+        run.ledger.outbox.close(incident, REFUSED)
     run.record(TRAINED, record)
     return record

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import httpx
 
-from millrace.errors import ConflictError, MillraceError, ServiceError, UnknownNameError
+from millrace.errors import ConflictError, MillraceError, ServiceError, UnknownNameError, error_named
 from millrace.faults import fault_point
+from millrace.secrets import redact_value
 from millrace.settings import Settings
 
 #: The tag of all deployments in prefect.yaml.
@@ -107,6 +110,22 @@ def retry(settings: Settings, flow_run: str) -> None:
     )
 
 
+def resume(settings: Settings, flow_run: str) -> bool:
+    """Have a suspended flow run go on without its form; False when it is not suspended."""
+    if flow_state(settings, flow_run).state != "PAUSED":
+        return False
+    state = {"type": "SCHEDULED", "name": "Resuming", "message": "answered"}
+    _ask(
+        settings,
+        "set_state",
+        "POST",
+        f"/flow_runs/{flow_run}/set_state",
+        {"state": state, "force": True},
+        missing=flow_run,
+    )
+    return True
+
+
 def mark_crashed(settings: Settings, flow_run: str, message: str) -> None:
     """Say of a flow run that nobody will go on with that it crashed."""
     state = {"type": "CRASHED", "name": "Crashed", "message": message}
@@ -171,30 +190,27 @@ def error_of(state: FlowState) -> MillraceError:
     """The error that ended a flow run, as one of ours: its class gives the exit code."""
     text = state.message.split("exception: ", 1)[-1]
     name, _, message = text.partition(": ")
-    kinds = {kind.__name__: kind for kind in _subclasses(MillraceError)}
-    if name in kinds and not name.startswith("Request"):
-        return kinds[name](message.strip())
-    return MillraceError(
+    return error_named(name, message.strip()) or MillraceError(
         f"flow run '{state.name}' ended as {state.state.lower()}",
         got=text or None,
         next=f"look at its logs in the Prefect UI, flow run {state.id}",
     )
 
 
-def _subclasses(kind: type[MillraceError]) -> Iterator[type[MillraceError]]:
-    for child in kind.__subclasses__():
-        yield child
-        yield from _subclasses(child)
-
-
 def _ask(
     settings: Settings, point: str, method: str, path: str, body: object = None, missing: str | None = None
 ) -> Any:
+    body = redact_value(body)  # parameters, events and states are shown to whoever sees the UI
     try:
         for attempt in range(_ATTEMPTS):
             with fault_point(f"prefect.{point}"):
                 response = httpx.request(
-                    method, f"{settings.prefect_api_url}{path}", json=body, timeout=_TIMEOUT_SECONDS
+                    method,
+                    f"{settings.prefect_api_url}{path}",
+                    json=body,
+                    headers=settings.prefect_headers,
+                    timeout=_TIMEOUT_SECONDS,
+                    verify=_certificates(),
                 )
             # A server on SQLite answers so while another writer holds the database: nothing was done, ask again.
             if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
@@ -206,6 +222,10 @@ def _ask(
             got=str(error) or None,
             next="start it with `millrace up`",
         ) from error
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        raise ServiceError(
+            f"Prefect at {settings.prefect_url} does not accept our credentials", next="correct MILLRACE_PREFECT_AUTH"
+        )
     if response.status_code == httpx.codes.NOT_FOUND and missing is not None:
         raise UnknownNameError(f"Prefect knows no '{missing}'", next="register the deployments with `millrace up`")
     if response.status_code in (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY):
@@ -213,3 +233,9 @@ def _ask(
     if response.is_error:
         raise ServiceError(f"Prefect answers {response.status_code} to {method} {path}", got=response.text)
     return response.json() if response.content else None
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Read once: httpx would read all authorities for each request, which takes longer than most answers."""
+    return httpx.create_ssl_context()

@@ -1,8 +1,8 @@
 """Closes every gap between the ledger and the world: `python -m tasks.reconciler`, or `millrace reconcile`.
 
-It does nothing that somebody else should not have done already: it answers incidents whose event was lost, has flow
-runs go on whose process is gone, and has the version serve that the ledger names. All of it may be done twice without
-harm, so it may be killed anywhere, and two of them may run.
+It answers incidents whose event was lost, has flow runs go on whose process is gone or whose question was answered, has
+the version serve that the ledger names, asks for a rollback when a new version breaches its guard, and keeps the
+standby that does it. All of it may be done twice without harm, so it may be killed anywhere, and two of them may run.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from millrace.errors import MillraceError
 from millrace.ledger import Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings, load_settings
+from tasks.approval_watch import ApprovalWatch
+from tasks.guard_watch import GuardWatch
 from tasks.responses import start_training
 from tasks.reviving import Reviver
 from tasks.serving_watch import ServingWatch
+from tasks.standby_watch import StandbyWatch
 
 TICK_SECONDS = 1.0
 #: Below the state folder's `run`: touched at each tick, for whoever asks whether the reconciler lives.
@@ -57,7 +60,16 @@ class Responder:
 def run(settings: Settings, stopped: threading.Event) -> None:
     """Reconcile every second until `stopped`; what fails is logged and tried again."""
     ledger = Ledger(settings.ledger)
-    parts: list[Any] = [Responder(settings, ledger), Reviver(settings, ledger), ServingWatch(settings, ledger)]
+    standby = StandbyWatch(settings, ledger)
+    parts: list[Any] = [
+        # First: it is the only part that is in a hurry, and others ask services that may be slow.
+        GuardWatch(settings, ledger),
+        standby,
+        Responder(settings, ledger),
+        Reviver(settings, ledger),
+        ApprovalWatch(settings, ledger),
+        ServingWatch(settings, ledger),
+    ]
     tick = settings.state / "run" / TICK
     tick.parent.mkdir(parents=True, exist_ok=True)
     while not stopped.wait(TICK_SECONDS):
@@ -67,6 +79,7 @@ def run(settings: Settings, stopped: threading.Event) -> None:
                 part.tick()
             except MillraceError as error:
                 get_logger().warning("will be tried again", part=type(part).__name__, error=str(error))
+    standby.close()
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from millrace.errors import ServiceError, UnknownNameError, nearest
 from millrace.faults import fault_point
-from millrace.package import CARD
+from millrace.package import card_text
+from millrace.secrets import redact, redact_value
 from millrace.settings import Settings
 from millrace.spec import PipelineSpec
 from millrace.storage import Artifact
@@ -88,7 +89,7 @@ class Registry:
         # A kill between the two leaves a run without parameters.
         named = {"tags": {_RUN_KEY: run_key}, "run_name": run_key[:12]}
         run = found[0] if found else self._ask("create_run", experiment_id, **named)
-        given = [Param(name, str(value)) for name, value in parameters.items()]
+        given = [Param(name, str(value)) for name, value in redact_value(parameters).items()]
         self._ask("log_batch", run.info.run_id, params=given)
         return str(run.info.run_id)
 
@@ -119,23 +120,30 @@ class Registry:
         run_id: str,
         tags: Mapping[str, str],
         metrics: Mapping[str, float],
+        prove: Callable[[], None],
     ) -> Version:
-        """The model version of `package`; registered once, found again when the run is repeated."""
+        """The model version of `package`; registered once, found again when the run is repeated.
+
+        MLflow has no compare-and-set: `prove` is called last before the version is made, and of two versions of one
+        package, which a run and its zombie can make, the first is meant.
+        """
         known = [version for version in self.versions(spec.name) if version.package_digest == package.digest]
         if known:
-            return known[0]
+            return known[-1]
+        description = card_text(package)
         with tempfile.TemporaryDirectory() as folder:
             _write_model_folder(Path(folder), package, spec, run_id, metrics)
             self._ask("log_artifacts", run_id, folder, "model")
         self._ensure_model(spec)
+        prove()
         made = self._ask(
             "create_model_version",
             spec.name,
             source=f"runs:/{run_id}/model",
             run_id=run_id,
-            description=package.read(CARD).decode(),
+            description=redact(description),
             tags={_PACKAGE_KEY: package.key, _PACKAGE_DIGEST: package.digest}
-            | {name: value[:_MAX_TAG_CHARS] for name, value in tags.items()},
+            | {name: redact(value)[:_MAX_TAG_CHARS] for name, value in tags.items()},
         )
         return _version(made)
 

@@ -70,7 +70,7 @@ def replay_window(run: Run, window: Window, rows_per_request: int, progress: Pro
     pending = _asked_before(run, window, late)
     times: list[float] = []
     failed = num_outcomes = 0
-    with httpx.Client(timeout=_TIMEOUT_SECONDS) as client:
+    with httpx.Client(timeout=_TIMEOUT_SECONDS, headers=run.settings.serve_headers) as client:
         for batch, (request_id, body, outcomes) in enumerate(
             _requests(run.pipeline.name, rows, known, data, rows_per_request)
         ):
@@ -163,6 +163,11 @@ def _post(client: httpx.Client, url: str, body: bytes, headers: dict[str, str]) 
             answer = client.post(url, content=body, headers={"content-type": "application/json", **headers})
     except httpx.HTTPError as error:
         raise ServiceError(f"{url} does not answer", got=str(error), next="look at `millrace status`") from error
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        raise ServiceError(
+            f"{url} demands a key",
+            next="make one with `millrace keys create CUSTOMER` and set MILLRACE_SERVE_KEY to it",
+        )
     if answer.status_code == httpx.codes.NOT_FOUND:
         raise ConflictError(f"{url} does not exist: no version serves", next="train one with `millrace run`")
     return answer

@@ -7,19 +7,21 @@ the rest, and what a zombie changes outside of the ledger the reconciler sets ri
 
 from __future__ import annotations
 
-from millrace.errors import ConflictError
+from millrace.errors import ApprovalError, ConflictError
 from millrace.gate import Evaluation
 from millrace.ledger import Entry
 from ray_jobs.cluster import connect
 from ray_jobs.serve.deploy import Deployed, deploy
 from ray_jobs.serve.versions import Target
 from tasks import artifacts
-from tasks.champion import champion_of, registered, served_before, serving
+from tasks.approval import use_approval
+from tasks.champion import registered, serving
+from tasks.champion_pile import served_before
 from tasks.registry import CHAMPION, Registry, Version
 from tasks.run import Run, step
+from tasks.run_kinds import PROMOTED
 from tasks.slots import holding
 
-PROMOTED = "promoted"
 REFUSED = "refused"
 ROLLED_BACK = "rolled_back"
 
@@ -40,7 +42,12 @@ def settle(run: Run, version: Version, evaluation: Evaluation) -> str | None:
 
 @step
 def promote_version(run: Run, version: Version, evaluation: Evaluation) -> Deployed:
-    """Let `version` serve. Repeated after a kill, it comes to the same end: each part finds what is done."""
+    """Let `version` serve. Repeated after a kill, it comes to the same end: each part finds what is done.
+
+    Raises:
+        ApprovalError: the spec asks for an approval, and this package has none that counts now.
+    """
+    approval = use_approval(run, version, evaluation)
     deployed = serve_version(run, version)
     rule = run.pipeline.spec.evaluation
     decision = run.ledger.decide(
@@ -54,6 +61,7 @@ def promote_version(run: Run, version: Version, evaluation: Evaluation) -> Deplo
             "window": evaluation.window.as_dict(),
             "champion_before": evaluation.champion_version,
             "reasons": list(evaluation.verdict.reasons),
+            "approval": approval,
         },
         actor=run.id,
         token=run.proof,
@@ -122,32 +130,66 @@ def refuse_version(run: Run, version: Version, evaluation: Evaluation) -> None:
 
 
 @step
-def roll_back(run: Run, to_version: str | None, requested_by: str) -> Deployed:
+def roll_back(
+    run: Run, to_version: str | None, requested_by: str, *, only_while: int | None = None, reason: str = ""
+) -> Deployed:
     """Let the version that served before serve again, or `to_version`.
 
+    With `only_while`, the number of a `serving` entry, only while that entry is the newest: who asked for it saw what
+    serves by that entry and nothing else.
+
     Raises:
-        ConflictError: nothing serves, or nothing served before.
+        ConflictError: nothing serves, nothing served before, or something else serves than `only_while` names.
         UnknownNameError: `to_version` is not registered.
+        ApprovalError: promotions are approved, and `to_version` never was.
+        ArtifactError, DigestError, PackageError: it cannot be served; what serves goes on.
     """
     name = run.pipeline.name
-    champion = champion_of(run)
-    if (done := run.recorded(ROLLED_BACK)) is not None:
+    # What serves may be damaged: it is a reason to roll back, so neither its package nor its registration is read.
+    now = run.ledger.serving(name)
+    if now is None:
+        raise ConflictError(f"pipeline '{name}' serves no version", next=f"train one with `millrace run {name}`")
+    done = run.recorded(ROLLED_BACK)
+    if done is not None:
         to_version = str(done["to"])
-    if to_version is None:
-        before = served_before(run.ledger, name)
-        if before is None:
-            raise ConflictError(
-                f"pipeline '{name}' has served no version before {champion.version}",
-                next=f"choose one with --to, from `millrace versions {name}`",
-            )
-        version = registered(run, before)
-    else:
-        version = Registry(run.settings).version(name, to_version)
+    elif only_while not in (None, now.sequence):
+        raise ConflictError(
+            f"nothing is rolled back: version {now.subject} of '{name}' serves by now",
+            got=f"entry {now.sequence} of the ledger",
+            allowed=f"entry {only_while}",
+            next="nothing: somebody else was faster",
+        )
+    version = _version_before(run, now.subject) if to_version is None else _version(run, to_version)
     deployed = serve_version(run, version)
-    if version.version != champion.version or done is not None:
-        detail = {"from": champion.version, "to": version.version, "requested_by": requested_by}
+    if version.version != now.subject or done is not None:
+        detail = {"from": now.subject, "to": version.version, "requested_by": requested_by, "reason": reason}
         decision = run.ledger.decide(
             name, ROLLED_BACK, run.id, detail, actor=requested_by, token=run.proof, once=run.id
         )
         make_champion(run, version, decision)
     return deployed
+
+
+def _version(run: Run, number: str) -> Version:
+    version = Registry(run.settings).version(run.pipeline.name, number)
+    if run.pipeline.spec.approvals.promote and not _has_served(run, version):
+        raise ApprovalError(
+            f"version {number} of '{run.pipeline.name}' has never served: nobody has approved it",
+            next=f"choose one that has, from `millrace versions {run.pipeline.name}`",
+        )
+    return version
+
+
+def _has_served(run: Run, version: Version) -> bool:
+    served = run.ledger.entries(run.pipeline.name, "serving", subject=version.version)
+    return any(entry.detail["package"] == version.package_digest for entry in served)
+
+
+def _version_before(run: Run, serving_now: str) -> Version:
+    before = served_before(run.ledger, run.pipeline.name)
+    if before is None:
+        raise ConflictError(
+            f"pipeline '{run.pipeline.name}' has served no version before {serving_now}",
+            next=f"choose one with --to, from `millrace versions {run.pipeline.name}`",
+        )
+    return registered(run, before)

@@ -22,9 +22,9 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import deployment, flow_run
 from prefect.tasks import Task
 
-from millrace import logs
+from millrace import guards, logs
 from millrace.errors import MillraceError, ServiceError
-from millrace.ledger import Ledger, Token
+from millrace.ledger import SYSTEM, Ledger, Token
 from millrace.logs import get_logger, identified
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.settings import Settings, load_settings
@@ -58,7 +58,8 @@ def listening(listener: StepListener) -> Iterator[None]:
 class Run:
     """One flow run: whose pipeline, which settings, under which identifier it is kept, and whose knowledge it uses.
 
-    `token` proves that it holds a slot of the pipeline, where it does.
+    `token` proves that it holds a slot of the pipeline, where it does. `requested_by` is who asked for it:
+    `person:NAME`, `millrace` for a schedule or an incident, None when nobody knows.
     """
 
     settings: Settings
@@ -66,10 +67,11 @@ class Run:
     id: str
     as_of: datetime
     token: Token | None = None
+    requested_by: str | None = SYSTEM
 
     @property
     def store(self) -> ObjectStore:
-        return ObjectStore(self.settings.objects)
+        return ObjectStore.of(self.settings)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -135,10 +137,17 @@ def will_go_on(error: Exception) -> bool:
 
 
 @contextmanager
-def open_run(flow: str, pipeline: str, as_of: datetime | None = None) -> Iterator[Run]:
-    """The run of the flow that calls this, living until the block ends.
+def open_run(
+    flow: str,
+    pipeline: str,
+    as_of: datetime | None = None,
+    requested_by: str | None = SYSTEM,
+    *,
+    run_id: str | None = None,
+) -> Iterator[Run]:
+    """The run of the flow that calls this, living until the block ends; outside of one, a run with the id `run_id`.
 
-    A run that goes on after a kill gets the `as_of` that it had at first.
+    A run that goes on after a kill gets the `as_of` and `requested_by` that it had at first.
 
     Raises:
         UnknownNameError: there is no such pipeline.
@@ -150,13 +159,18 @@ def open_run(flow: str, pipeline: str, as_of: datetime | None = None) -> Iterato
         logs.configure(settings.log_level, json_lines=settings.log_json)
     found = load_pipeline(pipeline, settings.pipelines)
     moment = known_moment(as_of) if as_of is not None else datetime.now(UTC)
-    run = str(flow_run.get_id() or f"{LOCAL}{uuid.uuid4().hex}")
+    run = str(run_id or flow_run.get_id() or f"{LOCAL}{uuid.uuid4().hex}")
     ledger = Ledger(settings.ledger)
-    with going_on(run), living(ledger, run, flow, pipeline), identified(pipeline=pipeline, run=run):
-        started = ledger.decide(
-            pipeline, STARTED, run, {"flow": flow, "as_of": moment.isoformat()}, actor=run, once=run
-        )
-        yield Run(settings, found, run, datetime.fromisoformat(started.detail["as_of"]))
+    with (
+        guards.without_secrets(),
+        going_on(run),
+        living(ledger, run, flow, pipeline),
+        identified(pipeline=pipeline, run=run),
+    ):
+        detail = {"flow": flow, "as_of": moment.isoformat(), "requested_by": requested_by}
+        started = ledger.decide(pipeline, STARTED, run, detail, actor=run, once=run).detail
+        moment = datetime.fromisoformat(started["as_of"])
+        yield Run(settings, found, run, moment, requested_by=started.get("requested_by", SYSTEM))
 
 
 def _can_help(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -170,6 +184,7 @@ def step(function: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run
     name = function.__name__
 
     @functools.wraps(function)
+    @guards.without_secrets()
     def timed(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
         started, listener = time.perf_counter(), _listener.get()
         with identified(pipeline=run.pipeline.name, run=run.id, step=name):

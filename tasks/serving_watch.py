@@ -80,6 +80,7 @@ class ServingWatch:
                 answer = httpx.get(
                     f"{self.settings.mlflow_url}/api/2.0/mlflow/registered-models/alias",
                     params={"name": entry.pipeline, "alias": "champion"},
+                    headers=self.settings.mlflow_headers,
                     timeout=_TIMEOUT_SECONDS,
                 )
         except httpx.HTTPError:

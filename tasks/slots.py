@@ -53,7 +53,10 @@ def _take(run: Run, slot: Slot) -> Token:
 
 
 def is_over(settings: Settings, ledger: Ledger, pipeline: str, run: str) -> bool:
-    """Whether a run that holds a slot will never go on. A crashed one will: the reconciler sees to that."""
+    """Whether a run that holds a slot does nothing with it any more. A crashed one will: the reconciler sees to that.
+
+    One that waits for a person takes its slot again when it goes on; it was killed while it gave it back.
+    """
     if ledger.entries(pipeline, ABANDONED, subject=run):
         return True
     heartbeat = next((beat for beat in ledger.heartbeats.all() if beat.run == run), None)
@@ -65,4 +68,4 @@ def is_over(settings: Settings, ledger: Ledger, pipeline: str, run: str) -> bool
         state = flow_state(settings, run)
     except UnknownNameError:
         return True
-    return state.is_final and state.state != "CRASHED"
+    return state.state == "PAUSED" or (state.is_final and state.state != "CRASHED")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from millrace.dataset import StagedSet
 from millrace.errors import DataError, QuarantineError
 from millrace.gate import Evaluation, load_evaluation, publish_evaluation
+from millrace.ledger import REGISTERED, Fact
 from millrace.pipeline import Pipeline
 from millrace.provenance import code_digest, commit, evaluation_code_digest, lock_digest
 from millrace.storage import digest_json
@@ -137,7 +138,7 @@ def evaluate_model(run: Run, request: TrainRequest, result: TrainResult) -> Eval
     if known is None:
         evaluation = evaluate(
             run.settings,
-            run.pipeline.name,
+            run.pipeline,
             request.staged,
             request.split,
             challenger_key=result.package_key,
@@ -170,10 +171,24 @@ def evaluation_key(pipeline: Pipeline, request: TrainRequest, result: TrainResul
 @step
 def register_model(run: Run, request: TrainRequest, result: TrainResult, evaluation: Evaluation) -> Version:
     """Register the package as the challenger, its verdict beside it."""
-    registry = Registry(run.settings)
-    run.prove()
+    registry, name = Registry(run.settings), run.pipeline.name
+    known = run.ledger.registered(name, result.package_digest)
+    if known is not None:
+        version = registry.version(name, known)
+    else:
+        version = _register(run, request, result, evaluation)
+        detail = {"package": result.package_digest}
+        fact = Fact(name, REGISTERED, version.version, detail, run.id, once=result.package_digest)
+        run.ledger.append(fact, token=run.proof)
+    if CHALLENGER not in version.aliases:
+        run.prove()
+        registry.set_alias(version, CHALLENGER)
+    return version
+
+
+def _register(run: Run, request: TrainRequest, result: TrainResult, evaluation: Evaluation) -> Version:
     challenger = {f"evaluation_{name}": value for name, value in evaluation.metrics["challenger"].items()}
-    version = registry.register(
+    return Registry(run.settings).register(
         run.store.get(result.package_key),
         run.pipeline.spec,
         run_id=open_mlflow_run(run, request),
@@ -185,7 +200,5 @@ def register_model(run: Run, request: TrainRequest, result: TrainResult, evaluat
             "millrace.flow_run": result.trained_by or run.id,
         },
         metrics=dict(result.metrics) | challenger,
+        prove=run.prove,
     )
-    run.prove()
-    registry.set_alias(version, CHALLENGER)
-    return version

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import Phase, settings
 
-pytest_plugins = ["tests.live"]
+pytest_plugins = ["tests.live", "tests.postgres"]
 
 _HERE = Path(__file__).parent
 _LEVELS = ("unit", "integration", "e2e", "chaos", "gpu")

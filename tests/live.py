@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,8 +18,12 @@ from infra.local.environment import environment
 from infra.local.ports import free_ports
 from millrace.settings import Settings
 
+if TYPE_CHECKING:
+    from benchmarks.reliability.canaries import Planting
+
 _ROOT = Path(__file__).resolve().parents[1]
 _COMMAND_SECONDS = 280
+_CANARIES = 200
 
 Millrace = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -31,19 +37,36 @@ def live_pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def live_settings(live_pipelines: Path) -> Iterator[Settings]:
+def planting(live_pipelines: Path) -> Planting:
+    """Secrets that nothing may tell. Some are in the environment of the suite's stack from its start."""
+    from benchmarks.reliability.canaries import Planting
+    from benchmarks.reliability.nest import Nest
+
+    return Planting(Nest(_CANARIES, secrets.randbits(32)), live_pipelines.parent / "orders.json")
+
+
+@pytest.fixture(scope="session")
+def live_settings(live_pipelines: Path, planting: Planting) -> Iterator[Settings]:
     """Settings of a running stack, with its deployments registered; the process's environment is the stack's."""
+    with running_stack(live_pipelines.parent, **planting.environment()) as settings:
+        yield settings
+
+
+@contextmanager
+def running_stack(folder: Path, **extra: str) -> Iterator[Settings]:
+    """A stack on free ports, its state and pipelines below `folder`; `extra` goes into the environment of its parts."""
     prefect, mlflow, serve, ray = free_ports(4)
     settings = Settings(
-        state_dir=live_pipelines.parent / "state",
-        pipelines_dir=live_pipelines,
+        state_dir=folder / "state",
+        pipelines_dir=folder / "pipelines",
         prefect_url=f"http://127.0.0.1:{prefect}",
         mlflow_url=f"http://127.0.0.1:{mlflow}",
         serve_url=f"http://127.0.0.1:{serve}",
         ray_port=ray,
     )
+    settings.pipelines.mkdir(parents=True, exist_ok=True)
     before = dict(os.environ)
-    os.environ.update(environment(settings))
+    os.environ.update({**environment(settings), **extra})
     try:
         up = run_millrace(settings, "up")
         assert up.returncode == 0, up.stderr

@@ -15,6 +15,8 @@ _TELEMETRY_OFF = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Where usage statistics are off, Ray reports just that; nobody listens here.
+    "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
 }
 
 # Constants in Ray read these when it is imported, in the driver too; all must agree.
@@ -32,7 +34,10 @@ _TRAIN_MODE = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Variables for child processes, flow runs and the `millrace` command itself. Holds no token, only its path."""
+    """Variables for child processes, flow runs and the `millrace` command itself.
+
+    Holds no token, only its path; but the settings' own secrets, which come as variables.
+    """
     values = {
         **settings.environment(),
         **_TELEMETRY_OFF,
@@ -41,7 +46,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_API_URL": settings.prefect_api_url,
         "PREFECT_HOME": str(settings.state / "prefect"),
         # The polls that stand between an event and the first line of the flow that it starts; 10 s by default.
-        "PREFECT_WORKER_QUERY_SECONDS": "0.5",
+        "PREFECT_WORKER_QUERY_SECONDS": "0.25",
         "PREFECT_WORKER_PREFETCH_SECONDS": "5",
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",
         "MLFLOW_TRACKING_URI": settings.mlflow_url,
@@ -49,6 +54,11 @@ def environment(settings: Settings) -> dict[str, str]:
         "RAY_ADDRESS": settings.ray,
         **_without_proxy(),
     }
+    if settings.prefect_auth is not None:
+        values["PREFECT_API_AUTH_STRING"] = settings.prefect_auth.get_secret_value()
+    if settings.mlflow_auth is not None:
+        user, _, password = settings.mlflow_auth.get_secret_value().partition(":")
+        values |= {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
     if settings.ray_address is None:
         values |= {
             "RAY_AUTH_MODE": "token",

@@ -95,6 +95,8 @@ class Layout:
         """
         for folder in (self.run, self.logs, self.token.parent, self.state / "prefect", self.state / "mlflow"):
             folder.mkdir(parents=True, exist_ok=True)
+            # Databases, logs and digests of the settings: of no other user's concern.
+            folder.chmod(0o700)
         self.short.mkdir(mode=0o700, exist_ok=True)
         found = self.short.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:

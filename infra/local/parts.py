@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from infra.local.doors import listen_hosts
 from infra.local.environment import environment
 from infra.local.health import LOOPBACK_HOSTS, answers, ask, listens
 from infra.local.layout import AuxiliaryPorts, Layout
@@ -60,13 +61,6 @@ def _is_local(url: str) -> bool:
     return parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS
 
 
-def _uvicorn(app: str, port: int, *options: str) -> tuple[str, ...]:
-    return (
-        sys.executable, "-m", "uvicorn", app, "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning",
-        "--timeout-graceful-shutdown", "3", *options,
-    )  # fmt: skip
-
-
 def prefect(settings: Settings, layout: Layout) -> Part:
     """The server as `prefect server start --background` runs it, without that command's own start-up."""
     _, port, *_ = listen = _listen(settings.prefect_url, "MILLRACE_PREFECT_URL")
@@ -74,16 +68,29 @@ def prefect(settings: Settings, layout: Layout) -> Part:
         name="prefect",
         address=settings.prefect_url,
         local=_is_local(settings.prefect_url),
-        command=_uvicorn("prefect.server.api.server:create_app", port, "--factory"),
+        command=(sys.executable, "-m", "infra.local.run_web", "prefect"),
         extra={
             "PREFECT__SERVER_FINAL": "1",
             "PREFECT_SERVER_API_HOST": "127.0.0.1",
             "PREFECT_SERVER_API_PORT": str(port),
+            **prefect_doors(settings),
         },
         ready=lambda: answers(f"{settings.prefect_api_url}/ready"),
         listen=listen,
         cwd=layout.state,
     )
+
+
+def prefect_doors(settings: Settings) -> dict[str, str]:
+    """Who may ask the server; without these everybody, from pages of any origin."""
+    port = urlsplit(settings.prefect_url).port
+    values = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}"}
+    if settings.prefect_auth is not None:
+        values["PREFECT_SERVER_API_AUTH_STRING"] = settings.prefect_auth.get_secret_value()
+    if settings.listens_elsewhere:
+        # A browser elsewhere must not look for the API on its own machine's loopback.
+        values["PREFECT_UI_API_URL"] = "/api"
+    return values
 
 
 def worker_name(settings: Settings) -> str:
@@ -95,7 +102,7 @@ def worker(settings: Settings, layout: Layout, created: float | None) -> Part:
 
     def ready() -> bool:
         url = f"{settings.prefect_api_url}/work_pools/{settings.work_pool}/workers/filter"
-        status, body = ask(url, body={})
+        status, body = ask(url, body={}, headers=settings.prefect_headers)
         if status != 200 or created is None:
             return False
         beats = {found["name"]: found["last_heartbeat_time"] for found in json.loads(body)}
@@ -152,27 +159,31 @@ def mlflow_variables(layout: Layout) -> dict[str, str]:
 
 
 def mlflow(settings: Settings, layout: Layout) -> Part:
-    """MLflow's app under one uvicorn process; its own command starts ten: servers, job runners and their parents."""
+    """MLflow's app in one process; its own command starts ten: servers, job runners and their parents."""
     _, port, *_ = listen = _listen(settings.mlflow_url, "MILLRACE_MLFLOW_URL")
     return Part(
         name="mlflow",
         address=settings.mlflow_url,
         local=_is_local(settings.mlflow_url),
-        command=_uvicorn("mlflow.server.fastapi_app:app", port),
+        command=(sys.executable, "-m", "infra.local.run_web", "mlflow"),
         extra={
             **mlflow_variables(layout),
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_SERVER_ALLOWED_HOSTS": f"127.0.0.1:{port},localhost:{port}",
+            # Beyond loopback it is asked under names that only its network knows; credentials protect it there.
+            "MLFLOW_SERVER_ALLOWED_HOSTS": (
+                "*" if settings.listens_elsewhere else f"127.0.0.1:{port},localhost:{port}"
+            ),
         },
         # /health answers before the database is there; the default experiment does not.
-        ready=lambda: answers_experiments(settings.mlflow_url),
+        ready=lambda: answers_experiments(settings),
         listen=listen,
         cwd=layout.state,
     )
 
 
-def answers_experiments(url: str) -> bool:
-    status, _ = ask(f"{url}/api/2.0/mlflow/experiments/search", body={"max_results": 1}, timeout_s=10)
+def answers_experiments(settings: Settings) -> bool:
+    url = f"{settings.mlflow_url}/api/2.0/mlflow/experiments/search"
+    status, _ = ask(url, body={"max_results": 1}, headers=settings.mlflow_headers, timeout_s=10)
     return status == 200
 
 
@@ -218,6 +229,8 @@ def ray(settings: Settings, layout: Layout, ports: AuxiliaryPorts | None) -> Par
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(layout.haproxy / "server-state"),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(p.haproxy_stats),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(p.haproxy_metrics),
+            # The access log. Nobody reads it, and by default it goes to port 514 from a UDP socket on all interfaces.
+            "RAY_SERVE_HAPROXY_LOG_TARGET": str(layout.haproxy / "log.sock"),
             # An HAProxy replaced by a reload lives as long as its last kept-alive connection, at most this long.
             "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "15",
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(p.fallback_proxy),
@@ -241,17 +254,29 @@ def _ray_listens(address: str) -> bool:
     return port.isdigit() and listens(host, int(port))
 
 
-def haproxy_script(binary: str) -> str:
-    """A stand-in for HAProxy that moves its statistics and metrics to loopback.
+def haproxy_script(binary: str, settings: Settings) -> str:
+    """A stand-in for HAProxy that moves statistics and metrics to loopback, and its ingress where the settings say.
 
-    Ray's template binds both to all interfaces and has no setting for it; $3 is the configuration file.
+    Ray's template binds the first two to all interfaces and has no setting for it. The ingress has one, but replicas
+    would then listen there too. $3 is the configuration file.
     """
+    edits = [r"s/^\( *bind \)\*\{0,1\}:/\1127.0.0.1:/"]
+    if settings.listens_elsewhere:
+        ingress = rf"127\.0\.0\.1:{urlsplit(settings.serve_url).port}"
+        where = ",".join(ingress_addresses(settings))
+        edits.append(rf"s/^\( *bind \){ingress}$/\1{where}/")
     return (
         "#!/bin/sh\n"
         "# Called by Ray Serve as: haproxy -db -f CONFIG ...\n"
-        r"sed -i -e 's/^\( *bind \)\*\{0,1\}:/\1127.0.0.1:/' " + '"$3"\n'
+        f"sed -i {' '.join(f'-e {shlex.quote(edit)}' for edit in edits)} " + '"$3"\n'
         f'exec {shlex.quote(binary)} "$@"\n'
     )
+
+
+def ingress_addresses(settings: Settings) -> list[str]:
+    """HOST:PORT of each listener of Serve's ingress, as HAProxy writes them."""
+    port = urlsplit(settings.serve_url).port
+    return [f"{f'[{host}]' if ':' in host else host}:{port}" for host in listen_hosts(settings)]
 
 
 def serve(settings: Settings, layout: Layout, action: str = "start") -> Part:

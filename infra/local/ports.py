@@ -24,7 +24,8 @@ class Holder:
 
 def is_free(host: str, port: int) -> bool:
     """Whether a server could listen there now. Connections of a dead server (TIME_WAIT) do not count."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -63,7 +64,7 @@ def require_free(part: str, host: str, port: int, setting: str, example: str) ->
     raise PortTakenError(
         f"port {port}, where {part} should listen, is taken",
         got=str(found) if found else "a process that this user may not see",
-        allowed="a free port on 127.0.0.1",
+        allowed=f"a free port on {host}",
         next=f"{f'stop process {found.pid}' if found else 'stop it'}, or set {setting} (for example {example})",
     )
 

@@ -22,6 +22,7 @@ from millrace.storage import digest_json, write_atomically
 
 STACK_MARK = "_MILLRACE_STACK"
 PART_MARK = "_MILLRACE_PART"
+_DOORS = ("MILLRACE_LISTEN", "MILLRACE_PREFECT_AUTH", "MILLRACE_MLFLOW_AUTH")
 _MAX_LOG_BYTES = 10 * 1024 * 1024
 # psutil derives start times from clock ticks since boot: two readings may differ by rounding.
 _CLOCK_TOLERANCE_S = 0.1
@@ -35,6 +36,7 @@ class Record:
     pid: int
     created: float
     settings: str = ""
+    doors: str = ""
 
     @property
     def alive(self) -> bool:
@@ -75,6 +77,11 @@ def settings_digest(env: Mapping[str, str]) -> str:
     )
 
 
+def doors_digest(env: Mapping[str, str]) -> str:
+    """Digest of the settings that say who may ask: a server that was started with others stands too far open."""
+    return digest_json({name: env.get(name, "") for name in _DOORS})
+
+
 def spawn(
     part: str, command: list[str], *, env: Mapping[str, str], cwd: Path, log: Path, state: Path
 ) -> subprocess.Popen[bytes]:
@@ -92,7 +99,7 @@ def spawn(
         )
     with suppress(psutil.Error):  # gone already: whoever waits for it sees the exit status
         created = psutil.Process(process.pid).create_time()
-        Record(part, process.pid, created, settings_digest(env)).write(state / "run")
+        Record(part, process.pid, created, settings_digest(env), doors_digest(env)).write(state / "run")
     return process
 
 

@@ -15,12 +15,14 @@ from contextlib import contextmanager
 from filelock import FileLock, Timeout
 
 from infra.local import parts
+from infra.local.doors import require
 from infra.local.layout import Layout
-from infra.local.processes import members, read_record, settings_digest, spawn, stop
+from infra.local.processes import doors_digest, members, read_record, settings_digest, spawn, stop
 from infra.local.start import OnEvent, clear, require_ports, start, stop_child
 from infra.local.status import NAMES, PartStatus, StackStatus, part_status, stack_status
 from millrace.errors import ConflictError, PortTakenError, ServiceError
 from millrace.settings import Settings
+from millrace.signing import Keys
 
 __all__ = ["OnEvent", "PartStatus", "StackStatus", "down", "status", "up"]
 
@@ -41,14 +43,18 @@ def up(settings: Settings, on_event: OnEvent) -> StackStatus:
     """Start what does not run and return when all parts answer; what runs already is left alone.
 
     Raises:
+        SettingsError: the stack would be open to others; nothing has been started.
         PortTakenError: another process listens where a part should; nothing has been started.
         ServiceError: a part ended or did not answer in time; the message has the end of its log.
         ConflictError: another `up` or `down` of this state folder takes too long.
     """
+    require(settings)
     layout = Layout(settings.state)
     layout.run.mkdir(parents=True, exist_ok=True)
     with _locked(layout, on_event):
         layout.prepare()
+        if settings.signing_key_file is None:
+            Keys(settings.signing_key).create()
         missing = _missing(settings, layout, on_event)
         try:
             _bring_up(settings, layout, missing, on_event)
@@ -66,7 +72,7 @@ def up(settings: Settings, on_event: OnEvent) -> StackStatus:
 def _missing(settings: Settings, layout: Layout, on_event: OnEvent) -> list[str]:
     with ThreadPoolExecutor(len(NAMES)) as pool:
         found = list(pool.map(lambda name: _settled(settings, layout, name), NAMES))
-    stale = {name for name in ("worker", "reconciler") if _is_stale(settings, layout, name)}
+    stale = {name for name in NAMES if _is_stale(settings, layout, name)}
     for part in found:
         if part.name in stale:
             on_event(part.name, "the settings have changed: starting it again", None)
@@ -82,9 +88,13 @@ def _missing(settings: Settings, layout: Layout, on_event: OnEvent) -> list[str]
 
 
 def _is_stale(settings: Settings, layout: Layout, name: str) -> bool:
-    """Whether the part was started with other settings: it would look elsewhere than this command."""
-    record = read_record(layout.run, name)
-    return record is not None and record.settings != settings_digest(settings.environment())
+    """Whether the part was started with other settings: it would look elsewhere than this command, or let others in."""
+    record = read_record(layout.run, "ray" if name == "serve" else name)
+    if record is None:
+        return False
+    if name in ("worker", "reconciler"):
+        return record.settings != settings_digest(settings.environment())
+    return record.doors != doors_digest(settings.environment())
 
 
 def _settled(settings: Settings, layout: Layout, name: str) -> PartStatus:

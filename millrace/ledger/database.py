@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from filelock import FileLock
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, ProgrammingError
+from sqlalchemy.pool import NullPool
 
 from millrace.errors import ConflictError, DataError, ServiceError, SettingsError
 from millrace.faults import fault_point
@@ -17,7 +19,13 @@ from millrace.faults import fault_point
 #: The newest migration; a test holds it against the folder `migrations/versions`.
 HEAD = "0002"
 
+#: Not Alembic's own name: MLflow and Prefect keep theirs under that, and one PostgreSQL database may hold all three.
+VERSION_TABLE = "ledger_schema"
+
 _BUSY_MS = 30_000
+_CONNECT_SECONDS = 10
+# PostgreSQL ends the session of a writer that is stopped in the middle, so that the others are not stopped with it.
+_STOPPED_MS = 30_000
 # One number for all of Millrace's writers: PostgreSQL's advisory lock that makes appends follow each other.
 _LOCK = 0x6D696C6C
 _BACKENDS = ("sqlite", "postgresql")
@@ -33,6 +41,8 @@ class Database:
             raise _url_error("it is no SQLAlchemy URL") from error
         if self._url.get_backend_name() not in _BACKENDS:
             raise _url_error(f"the backend '{self._url.get_backend_name()}' is not known")
+        if self.is_sqlite and (not self._url.database or self._url.database.startswith((":", "file:"))):
+            raise _url_error("it names no file, and a ledger in memory forgets")
         if self._url.drivername == "postgresql":
             self._url = self._url.set(drivername="postgresql+psycopg")
         self._engine: sa.Engine | None = None
@@ -60,10 +70,16 @@ class Database:
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:
+        # A URL's query may hold a password too.
+        shown = self._url.set(query={}).render_as_string(hide_password=True)
         try:
             yield
-        except (IntegrityError, ProgrammingError):
-            raise
+        except (IntegrityError, ProgrammingError) as error:
+            raise ServiceError(
+                f"the ledger at {shown} refuses a statement",
+                got=str(error.orig),
+                next="check that the user in MILLRACE_LEDGER_URL owns the tables, and that nobody altered them",
+            ) from error
         except UnicodeEncodeError as error:
             raise DataError(
                 "the ledger cannot store a text",
@@ -71,36 +87,37 @@ class Database:
                 allowed="text without lone surrogates",
                 next="correct it",
             ) from error
-        except (DBAPIError, OSError) as error:
-            raise self._away(error) from error
-
-    def _away(self, error: Exception) -> ServiceError:
-        return ServiceError(
-            f"the ledger at {self._url.render_as_string(hide_password=True)} does not answer",
-            got=str(error.orig if isinstance(error, DBAPIError) else error),
-            next="check MILLRACE_LEDGER_URL and that the database runs",
-        )
+        except (DBAPIError, sqlite3.Error, OSError) as error:
+            raise ServiceError(
+                f"the ledger at {shown} does not answer",
+                got=str(error.orig if isinstance(error, DBAPIError) else error),
+                next="check MILLRACE_LEDGER_URL and that the database runs",
+            ) from error
 
     def _ready(self) -> sa.Engine:
         if self._engine is None:
             engine = self._open()
-            if _schema(engine) != HEAD:
-                self._migrate(engine)
+            try:
+                if _schema(engine) != HEAD:
+                    self._migrate(engine)
+            except BaseException:
+                engine.dispose()
+                raise
             self._engine = engine
         return self._engine
 
     def _open(self) -> sa.Engine:
         try:
             if self.is_sqlite:
-                if self._url.database:
-                    Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+                Path(str(self._url.database)).parent.mkdir(parents=True, exist_ok=True)
                 # A pooled SQLite handle would outlive a flow and keep the WAL open.
-                engine = sa.create_engine(self._url, poolclass=sa.NullPool)
+                engine = sa.create_engine(self._url, poolclass=NullPool)
                 sa.event.listen(engine, "connect", _prepare_sqlite)
                 sa.event.listen(engine, "begin", _begin_sqlite)
             else:
                 # A server that was restarted has dropped the pooled connection: ask before it is used.
-                engine = sa.create_engine(self._url, pool_size=2, pool_pre_ping=True)
+                patience = {} if "connect_timeout" in self._url.query else {"connect_timeout": _CONNECT_SECONDS}
+                engine = sa.create_engine(self._url, pool_size=2, pool_pre_ping=True, connect_args=patience)
         except (NoSuchModuleError, ImportError) as error:
             raise _url_error(str(error)) from error
         return engine
@@ -125,6 +142,10 @@ def alone(connection: sa.Connection) -> Iterator[None]:
     connection.info["immediate"] = True
     with connection.begin():
         if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(
+                f"SELECT set_config('lock_timeout', '{_BUSY_MS}', true), "
+                f"set_config('idle_in_transaction_session_timeout', '{_STOPPED_MS}', true)"
+            )
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
         yield
 
@@ -153,9 +174,15 @@ def _schema(engine: sa.Engine) -> str | None:
 
 
 def _revision(connection: sa.Connection) -> str | None:
-    if not sa.inspect(connection).has_table("alembic_version"):
+    # SQLAlchemy's inspector knows this too, but costs more than all else that a first call does.
+    if connection.dialect.name == "sqlite":
+        names = sa.table("sqlite_master", sa.column("name"))
+        known = connection.scalar(sa.select(names.c.name).where(names.c.name == VERSION_TABLE))
+    else:
+        known = connection.scalar(sa.select(sa.cast(sa.func.to_regclass(VERSION_TABLE), sa.Text)))
+    if known is None:
         return None
-    return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return connection.scalar(sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE)))
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

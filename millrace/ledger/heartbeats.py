@@ -10,6 +10,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -22,6 +23,7 @@ from millrace.ledger.tables import HEARTBEATS
 
 # psutil derives start times from clock ticks since boot: two readings may differ by rounding.
 _CLOCK_TOLERANCE_SECONDS = 0.1
+_PID_NAMESPACE = Path("/proc/self/ns/pid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +41,26 @@ class Heartbeat:
     @property
     def is_gone(self) -> bool:
         """Whether its process is known to have ended. False also where it cannot be seen from here."""
-        return self.host == socket.gethostname() and not self._is_alive
+        return self._is_seen(alive=False)
 
     @property
     def is_seen_alive(self) -> bool:
         """Whether its process is seen to live, on this host."""
-        return self.host == socket.gethostname() and self._is_alive
+        return self._is_seen(alive=True)
 
     def kill(self) -> None:
         """SIGKILL to its process, where that is on this host."""
-        if self.host == socket.gethostname() and (process := self._process()) is not None:
+        if self.is_seen_alive and (process := self._process()) is not None:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    @property
-    def _is_alive(self) -> bool:
-        return self._process() is not None
+    def _is_seen(self, *, alive: bool) -> bool:
+        if self.host != here():
+            return False
+        try:
+            return (self._process() is not None) is alive
+        except psutil.AccessDenied:
+            return False
 
     def _process(self) -> psutil.Process | None:
         """Its process, unless that has ended and the number is another's by now."""
@@ -62,8 +68,15 @@ class Heartbeat:
             process = psutil.Process(self.pid)
             ours = abs(process.create_time() - self.started) < _CLOCK_TOLERANCE_SECONDS
             return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
-        except (psutil.Error, OverflowError):  # a number that no process of this system can have
+        except (psutil.NoSuchProcess, OverflowError):  # a number that no process of this system can have
             return None
+
+
+def here() -> str:
+    """A name for the processes that this one can see: its host, and on Linux its container's."""
+    # Containers on a host's network share its name, and count their processes each from 1.
+    namespace = f"/{_PID_NAMESPACE.stat().st_ino}" if _PID_NAMESPACE.exists() else ""
+    return f"{socket.gethostname()}{namespace}"
 
 
 class Heartbeats:
@@ -75,7 +88,7 @@ class Heartbeats:
     def begin(self, run: str, flow: str, pipeline: str) -> Heartbeat:
         """This process is run `run` from now on; an earlier process of the same run is superseded."""
         process = psutil.Process()
-        mine = Heartbeat(run, flow, pipeline, socket.gethostname(), process.pid, process.create_time(), 0)
+        mine = Heartbeat(run, flow, pipeline, here(), process.pid, process.create_time(), 0)
         with fault_point("heartbeat.begin"), self._database.write() as connection:
             connection.execute(HEARTBEATS.delete().where(HEARTBEATS.c.run == run))
             connection.execute(HEARTBEATS.insert().values(**asdict(mine)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,9 +11,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from millrace.errors import DigestError, shorten
+from millrace.errors import ConfigError, DigestError
 from millrace.ledger.tables import ENTRIES
+from millrace.secrets import redact_value
 from millrace.storage import digest_json
+from millrace.window import utc
 
 #: What the first entry names as the one before it.
 GENESIS = "0" * 64
@@ -22,6 +24,10 @@ GENESIS = "0" * 64
 SYSTEM = "millrace"
 
 _BATCH = 1000
+# SQLite takes this many variables in a statement, whatever it was compiled with.
+_VARIABLES = 900
+# PostgreSQL counts the characters of a text, SQLite does not: what one takes must be what the other takes.
+_WIDTHS = {"pipeline": 63, "kind": 40, "subject": 160, "actor": 160}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What is to be appended. Of facts with the same `once`, the first stays and the others change nothing."""
+    """What is to be appended. Of a pipeline's facts of a kind with the same `once`, the first stays and the others
+    change nothing.
+
+    Raises:
+        ConfigError: a name in it is too long for its column, or has characters that are not printable.
+    """
 
     pipeline: str
     kind: str
@@ -49,35 +60,57 @@ class Fact:
     actor: str = SYSTEM
     once: str | None = None
 
+    def __post_init__(self) -> None:
+        for name, width in _WIDTHS.items():
+            value = str(getattr(self, name))
+            if len(value) > width or not value.isprintable():
+                raise ConfigError(
+                    f"the ledger cannot take the {name} of '{self.kind[:40]}'",
+                    got=value,
+                    allowed=f"up to {width} printable characters",
+                    next="shorten or correct it",
+                )
 
-def append(connection: sa.Connection, *facts: Fact) -> list[tuple[Entry, bool]]:
-    """Append the facts in order; for each its entry, and whether it is new. Needs a transaction that is alone."""
-    newest_first = fetch(connection, ENTRIES.select().order_by(ENTRIES.c.sequence.desc()).limit(1))
-    head = newest_first[0] if newest_first else None
+
+def append(connection: sa.Connection, *facts: Fact, at: datetime | None = None) -> list[tuple[Entry, bool]]:
+    """Append the facts in order; for each its entry, and whether it is new. Needs a transaction that is alone.
+
+    `at` is for what an older record is carried over from; otherwise the time is now.
+    """
+    head = next(iter(select(connection, newest_first=True, limit=1)), None)
     sequence, digest = (head.sequence, head.digest) if head is not None else (0, GENESIS)
     # The order of entries is the order of their times, whatever the clocks of the writers say.
-    at = datetime.now(UTC) if head is None else max(datetime.now(UTC), head.at)
-    done = []
-    for fact in facts:
-        once = None if fact.once is None else digest_json([fact.kind, fact.once])
-        if once is not None and (known := _by_once(connection, once)) is not None:
-            done.append((known, False))
+    moment = utc(at or datetime.now(UTC))
+    if head is not None:
+        moment = max(moment, head.at)
+    marks = [None if fact.once is None else digest_json([fact.pipeline, fact.kind, fact.once]) for fact in facts]
+    known = _by_once(connection, [mark for mark in marks if mark is not None])
+    done, rows = [], []
+    for fact, once in zip(facts, marks, strict=True):
+        if once in known:
+            done.append((known[once], False))
             continue
         sequence += 1
         row = {
             "sequence": sequence,
-            "at": at,
+            "at": moment,
             "pipeline": fact.pipeline,
             "kind": fact.kind,
             "subject": fact.subject,
             "actor": fact.actor,
-            "detail": json.dumps(fact.detail, sort_keys=True, default=str),
+            "detail": json.dumps(redact_value(fact.detail), sort_keys=True, default=str),
             "once": once,
             "previous": digest,
         }
         row["digest"] = digest = _digest(row)
-        connection.execute(ENTRIES.insert().values(**row))
-        done.append((Entry(sequence, at, *_named(fact), json.loads(str(row["detail"])), digest), True))
+        rows.append(row)
+        names = (fact.pipeline, fact.kind, fact.subject, fact.actor)
+        entry = Entry(sequence, moment, *names, json.loads(str(row["detail"])), digest)
+        done.append((entry, True))
+        if once is not None:
+            known[once] = entry
+    if rows:
+        connection.execute(ENTRIES.insert(), rows)
     return done
 
 
@@ -100,112 +133,125 @@ def select(
     if subject is not None:
         query = query.where(ENTRIES.c.subject == subject)
     if until is not None:
-        query = query.where(ENTRIES.c.at <= until)
+        # SQLite compares what is written, and drops the zone.
+        query = query.where(ENTRIES.c.at <= utc(until))
     query = query.order_by(ENTRIES.c.sequence.desc() if newest_first else ENTRIES.c.sequence).limit(limit)
-    return fetch(connection, query)
+    return entries_of(connection.execute(query))
 
 
 def newest(connection: sa.Connection, pipeline: str, *kinds: str, until: datetime | None = None) -> Entry | None:
     """The newest entry of these kinds, or None."""
-    found = select(connection, pipeline=pipeline, kinds=kinds, until=until, newest_first=True, limit=1)
-    return found[0] if found else None
+    # One look a kind, at the end of an index; asked for together, a database reads and sorts them all.
+    found = [
+        entry
+        for kind in kinds
+        for entry in select(connection, pipeline=pipeline, kinds=[kind], until=until, newest_first=True, limit=1)
+    ]
+    return max(found, key=lambda entry: entry.sequence, default=None)
 
 
-def verify(connection: sa.Connection) -> tuple[int, str]:
+def verify(connection: sa.Connection, remembered: str | None = None) -> tuple[int, str]:
     """Walk the whole chain; the number of entries and the newest digest.
 
+    The chain alone cannot show that its newest entries were removed: a digest that was `remembered` elsewhere can.
+
     Raises:
-        DigestError: an entry was changed, removed or put between; the message names the first.
+        DigestError: an entry was changed, removed or put between, and the message names the first; or no entry has
+            the digest that is remembered.
     """
-    count, digest = 0, GENESIS
-    for row in _walk(connection):
-        found = _digest(row._asdict())
+    count, digest, met = 0, GENESIS, remembered in (None, GENESIS)
+    rows = _walk(connection)
+    while True:
+        try:
+            row = next(rows, None)
+            found = "" if row is None else _digest(row._mapping)
+        except (ValueError, TypeError) as error:
+            raise _changed(count + 1, f"a row that cannot be read: {error}", "what was written") from error
+        if row is None:
+            break
         if (row.sequence, row.previous, row.digest) != (count + 1, digest, found):
-            raise DigestError(
-                f"the ledger was changed at entry {count + 1}",
-                got=f"entry {row.sequence}, digest {row.digest[:12]}, after {row.previous[:12]}",
-                allowed=f"entry {count + 1}, digest {found[:12]}, after {digest[:12]}",
-                next="compare with a backup of the ledger's database; nothing after this entry can be trusted",
-            )
+            raise _changed(count + 1, _link(row.sequence, row.digest, row.previous), _link(count + 1, found, digest))
         count, digest = count + 1, row.digest
+        met = met or digest == remembered
+    if not met:
+        raise DigestError(
+            "the ledger lost entries",
+            got=f"{count} entries, the newest {digest[:12]}",
+            allowed=f"a chain with {str(remembered)[:12]}",
+            next="compare with a backup of the ledger's database",
+        )
     return count, digest
 
 
-def fetch(connection: sa.Connection, query: sa.Select[Any]) -> list[Entry]:
-    """The entries that a query for whole rows of `entries` finds.
+def entries_of(rows: Iterable[Any]) -> list[Entry]:
+    """Rows of `ENTRIES` as entries.
 
     Raises:
-        DigestError: one of them is not as it was written; the message names it.
+        DigestError: one cannot be read, or is not as it was written: nobody acts on it.
     """
-    return [_entry_of(row) for row in _rows(connection, query)]
+    with sound():
+        return [_entry_of(row) for row in rows]
 
 
 @contextmanager
-def holding(entry: Entry, *names: str) -> Iterator[Mapping[str, Any]]:
-    """The detail of `entry`, with `names` in it, read inside the block.
+def sound() -> Iterator[None]:
+    """Read what an entry holds inside the block.
 
     Raises:
-        DigestError: it does not hold what an entry of its kind holds.
+        DigestError: it does not hold what it should.
     """
     try:
-        for name in names:
-            entry.detail[name]
-        yield entry.detail
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise DigestError(
-            f"entry {entry.sequence} ('{shorten(entry.kind)}') of the ledger does not hold what its kind holds",
+            "the ledger holds an entry that cannot be read",
             got=f"{type(error).__name__}: {error}",
-            next="compare with a backup of the ledger's database",
+            next="`millrace history NAME --verify` names the first entry that was changed",
         ) from error
 
 
-def _rows(connection: sa.Connection, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-    try:
-        return connection.execute(query).all()
-    except (ValueError, TypeError) as error:  # a time that is none, or a cell of another type
-        raise DigestError(
-            "the ledger has an entry that cannot be read", got=str(error), next="compare with a backup of its database"
-        ) from error
-
-
-def _entry_of(row: sa.Row[Any]) -> Entry:
-    """The entry in `row`; nobody acts on one that was changed."""
-    try:
-        detail = json.loads(row.detail)
-        is_whole = _digest(row._asdict()) == row.digest and isinstance(detail, dict)
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        is_whole = False
-    if not is_whole:
-        raise DigestError(
-            f"entry {shorten(str(row.sequence))} of the ledger was changed after it was written",
-            next="compare with a backup of the ledger's database; `Ledger.verify` walks the whole chain",
-        )
-    return Entry(row.sequence, _aware(row.at), row.pipeline, row.kind, row.subject, row.actor, detail, row.digest)
+def _entry_of(row: Any) -> Entry:
+    detail = json.loads(row.detail)
+    if not isinstance(detail, dict) or _digest(row._mapping) != row.digest:
+        raise ValueError(f"entry {row.sequence} is not as it was written")
+    return Entry(row.sequence, utc(row.at), row.pipeline, row.kind, row.subject, row.actor, detail, row.digest)
 
 
 def _walk(connection: sa.Connection) -> Iterator[Any]:
-    last = 0
-    while rows := _rows(
-        connection, ENTRIES.select().where(ENTRIES.c.sequence > last).order_by(ENTRIES.c.sequence).limit(_BATCH)
-    ):
-        yield from rows
-        last = rows[-1].sequence
+    # Row by row, so that what cannot be read stops the walk where it lies; from the lowest number, whatever it is.
+    query = ENTRIES.select().order_by(ENTRIES.c.sequence).limit(_BATCH)
+    last = None
+    while True:
+        before = last
+        for row in connection.execute(query if last is None else query.where(ENTRIES.c.sequence > last)):
+            last = row.sequence
+            yield row
+        if last == before:
+            return
 
 
-def _by_once(connection: sa.Connection, once: str) -> Entry | None:
-    found = fetch(connection, ENTRIES.select().where(ENTRIES.c.once == once))
-    return found[0] if found else None
+def _changed(sequence: int, got: str, allowed: str) -> DigestError:
+    return DigestError(
+        f"the ledger was changed at entry {sequence}",
+        got=got,
+        allowed=allowed,
+        next="compare with a backup of the ledger's database; nothing after this entry can be trusted",
+    )
 
 
-def _named(fact: Fact) -> tuple[str, str, str, str]:
-    return fact.pipeline, fact.kind, fact.subject, fact.actor
+def _link(sequence: object, digest: object, previous: object) -> str:
+    return f"entry {sequence}, digest {str(digest)[:12]}, after {str(previous)[:12]}"
+
+
+def _by_once(connection: sa.Connection, marks: Sequence[str]) -> dict[str | None, Entry]:
+    found: dict[str | None, Entry] = {}
+    for first in range(0, len(marks), _VARIABLES):
+        query = ENTRIES.select().where(ENTRIES.c.once.in_(marks[first : first + _VARIABLES]))
+        with sound():
+            found |= {row.once: _entry_of(row) for row in connection.execute(query)}
+    return found
 
 
 def _digest(row: Mapping[str, Any]) -> str:
     names = ("sequence", "pipeline", "kind", "subject", "actor", "detail", "once", "previous")
-    return digest_json([_aware(row["at"]).isoformat(), *(row[name] for name in names)])
-
-
-def _aware(moment: datetime) -> datetime:
-    # SQLite gives naive times back; all of ours were written in UTC.
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return digest_json([utc(row["at"]).isoformat(), *(row[name] for name in names)])

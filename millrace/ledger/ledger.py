@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from millrace.faults import fault_point
-from millrace.ledger import journal
+from millrace.ledger import journal, outbox
 from millrace.ledger.database import Database
 from millrace.ledger.heartbeats import Heartbeats
 from millrace.ledger.journal import SYSTEM, Entry, Fact
@@ -18,9 +18,10 @@ from millrace.ledger.outbox import Outbox
 from millrace.ledger.slots import Slots, Token, require
 from millrace.ledger.tables import COSTS, ENTRIES
 from millrace.storage import digest_json
-from millrace.window import Window
+from millrace.window import Window, stamp, utc
 
 SERVING = "serving"
+REGISTERED = "registered"
 WINDOW_CHECKED = "window_checked"
 
 
@@ -72,14 +73,17 @@ class Ledger:
         with self._database.read() as connection:
             return journal.newest(connection, pipeline, *kinds, until=until)
 
-    def verify(self) -> tuple[int, str]:
+    def verify(self, remembered: str | None = None) -> tuple[int, str]:
         """Walk the whole chain; the number of entries and the newest digest.
 
         Raises:
-            DigestError: it was changed; the message names the first entry that is not as it was written.
+            DigestError: it was changed; the message names the first entry that is not as it was written. Or no entry
+                has the digest `remembered` from an earlier walk: the newest were removed.
         """
         with self._database.read() as connection:
-            return journal.verify(connection)
+            found = journal.verify(connection, remembered)
+            outbox.verify(connection)
+        return found
 
     def decide(
         self,
@@ -94,12 +98,12 @@ class Ledger:
     ) -> Entry:
         """Append a decision and return it; the same one said twice (a run that is repeated) is kept once.
 
-        Two decisions of a kind are the same when they have the same `once`; without it, when they agree in everything.
+        Two of a pipeline and kind are the same that have the same `once`; without it, that agree in subject and detail.
 
         Raises:
             FencedError: `token` no longer holds.
         """
-        once = once or digest_json([pipeline, subject, detail])
+        once = once or digest_json([subject, detail])
         return self.append(Fact(pipeline, kind, subject, detail, actor, once), token=token)[0][0]
 
     def decisions(self, pipeline: str, kind: str) -> list[Entry]:
@@ -129,18 +133,23 @@ class Ledger:
         """
         return self.newest(pipeline, SERVING, until=at)
 
+    def registered(self, pipeline: str, package: str) -> str | None:
+        """The number of the model version that `package` (a digest) was registered as, or None."""
+        found = [entry for entry in self.entries(pipeline, REGISTERED) if entry.detail.get("package") == package]
+        return found[0].subject if found else None
+
     def all_serving(self) -> list[Entry]:
         """For each pipeline that serves a version, the entry by which it does."""
         newest = (
             sa.select(sa.func.max(ENTRIES.c.sequence)).where(ENTRIES.c.kind == SERVING).group_by(ENTRIES.c.pipeline)
         )
         with self._database.read() as connection:
-            return journal.fetch(connection, ENTRIES.select().where(ENTRIES.c.sequence.in_(newest)))
+            return journal.entries_of(connection.execute(ENTRIES.select().where(ENTRIES.c.sequence.in_(newest))))
 
     def entry(self, sequence: int) -> Entry | None:
         """The entry with this number, or None."""
         with self._database.read() as connection:
-            found = journal.fetch(connection, ENTRIES.select().where(ENTRIES.c.sequence == sequence))
+            found = journal.entries_of(connection.execute(ENTRIES.select().where(ENTRIES.c.sequence == sequence)))
         return found[0] if found else None
 
     # Checks ---------------------------------------------------------------------------------------------------
@@ -152,14 +161,27 @@ class Ledger:
         self.append(Fact(check.pipeline, WINDOW_CHECKED, check.window.key, detail, run, once))
 
     def checks(self, pipeline: str, until: datetime, limit: int) -> list[CheckRecord]:
-        """The newest `limit` judged windows that ended at or before `until`, newest first."""
-        judged: dict[Window, CheckRecord] = {}
-        for entry in self.entries(pipeline, WINDOW_CHECKED):
-            with journal.holding(entry, "version", "bad", "verdicts") as detail:
-                window, verdicts = Window.from_key(entry.subject), tuple(detail["verdicts"])
-            if window.end <= until:
-                judged[window] = CheckRecord(pipeline, detail["version"], window, detail["bad"], verdicts)
-        return [judged[window] for window in sorted(judged, key=lambda window: window.end, reverse=True)[:limit]]
+        """The newest `limit` judged windows that ended at or before `until`, newest first, by when they begin."""
+        query = (
+            sa.select(ENTRIES.c.subject, sa.func.max(ENTRIES.c.sequence))
+            .where(ENTRIES.c.kind == WINDOW_CHECKED, ENTRIES.c.pipeline == pipeline)
+            .group_by(ENTRIES.c.subject)
+            .order_by(ENTRIES.c.subject.desc())
+            .limit(limit)
+        )
+        judged: list[int] = []
+        # A window's key begins with its start, so that keys sort by time, and what begins later cannot have ended.
+        key = stamp(utc(until))
+        with self._database.read() as connection:
+            while page := connection.execute(query.where(ENTRIES.c.subject < key)).all():
+                with journal.sound():
+                    judged += [sequence for subject, sequence in page if Window.from_key(subject).end <= utc(until)]
+                if len(judged) >= limit:
+                    break
+                key = page[-1].subject
+            rows = connection.execute(ENTRIES.select().where(ENTRIES.c.sequence.in_(judged[:limit])))
+            found = journal.entries_of(rows)
+        return sorted(map(_check, found), key=lambda check: check.window, reverse=True)
 
     # Costs ----------------------------------------------------------------------------------------------------
 
@@ -178,3 +200,9 @@ class Ledger:
         )
         with self._database.read() as connection:
             return {run: float(amount) for run, amount in connection.execute(query)}
+
+
+def _check(entry: Entry) -> CheckRecord:
+    with journal.sound():
+        window, detail = Window.from_key(entry.subject), entry.detail
+        return CheckRecord(entry.pipeline, detail["version"], window, detail["bad"], tuple(detail["verdicts"]))

@@ -2,8 +2,9 @@
 
 `entries` is the record: append-only (the database refuses changes), each entry bound to the one before by its digest.
 Everything that was decided is an entry; what is asked of it (open incidents, who holds a slot, what served when) is
-read from it, so there is no second truth to keep in step. `costs` is append-only too. `heartbeats` is no record: it
-says which flow runs live now.
+read from it. `costs` is append-only too. The other two are no record: `heartbeats` says which flow runs live now, and
+`unanswered` is an index of the incidents without an answer, kept in the transactions that open and answer them, so that
+looking for them costs nothing however long the ledger is.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ COSTS = sa.Table(
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("amount", sa.Float, nullable=False),
     sa.Column("currency", sa.String(3), nullable=False),
+)
+UNANSWERED = sa.Table(
+    "unanswered",
+    METADATA,
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("pipeline", sa.String(63), nullable=False),
 )
 HEARTBEATS = sa.Table(
     "heartbeats",

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from millrace.secrets import secret_fields, secret_texts
+from millrace.spec.approvals import ApprovalsSpec
 from millrace.spec.base import Section
 from millrace.spec.data import CategoricalFeature, DataSpec, Feature, Label, NumericFeature
 from millrace.spec.evaluation import HIGHER_IS_BETTER, METRICS, EvaluationSpec, Metric
 from millrace.spec.monitoring import BrakesSpec, CostSpec, DriftSpec, MonitoringSpec, QualitySpec
-from millrace.spec.serving import ServingSpec
+from millrace.spec.serving import GuardSpec, ServingSpec
 from millrace.spec.training import ModelSpec, TrainingSpec
 
 __all__ = [
     "HIGHER_IS_BETTER",
     "METRICS",
+    "ApprovalsSpec",
     "BrakesSpec",
     "CategoricalFeature",
     "CostSpec",
@@ -23,6 +26,7 @@ __all__ = [
     "DriftSpec",
     "EvaluationSpec",
     "Feature",
+    "GuardSpec",
     "Label",
     "Metric",
     "ModelSpec",
@@ -49,7 +53,19 @@ class PipelineSpec(Section):
     evaluation: EvaluationSpec = Field(description="How a challenger is judged.")
     serving: ServingSpec = Field(default_factory=ServingSpec, description="How predictions are answered.")
     monitoring: MonitoringSpec = Field(default_factory=MonitoringSpec, description="Checks and brakes.")
+    approvals: ApprovalsSpec = Field(default_factory=ApprovalsSpec, description="What waits for a person.")
     costs: CostSpec = Field(default_factory=CostSpec, description="Prices.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_no_secret(cls, document: Any) -> Any:
+        # Before any field is judged, as a judgement shows what it got; the spec is kept in packages and shown in UIs.
+        if isinstance(document, dict) and (found := [path for key in document for path in _secrets(document, key)]):
+            raise ValueError(
+                f"{', '.join(found)} must not hold a secret, as specs are kept and shown; write ${{ENV:NAME}} in "
+                "data.source_options, and set the variable NAME where the stack is started"
+            )
+        return document
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -76,3 +92,13 @@ class PipelineSpec(Section):
                 "each worker needs at least one row a step"
             )
         return self
+
+
+def _secrets(document: dict[Any, Any], section: Any) -> list[str]:
+    """Dotted paths of secrets in a section. In options their names count too; a column may be named as it likes."""
+    value = document[section]
+    if isinstance(value, dict) and section in ("data", "model"):
+        name = "source_options" if section == "data" else "options"
+        others = {key: item for key, item in value.items() if key != name}
+        return secret_fields(value.get(name), f"{section}.{name}") + secret_texts(others, str(section))
+    return secret_texts(value, str(section))

@@ -113,7 +113,10 @@ class DataSpec(Section):
         pattern=r"^[A-Za-z_]\w*:[A-Za-z_]\w*$",
         description="module:Class in the pipeline's folder; built with source_options, it answers extent and rows.",
     )
-    source_options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the source.")
+    source_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Keyword arguments of the source. A secret stands as ${ENV:NAME}, read when the source is built.",
+    )
     event_time: str = Field(description="Column with the time of the event, that is when the prediction is asked.")
     row_id: str = Field(description="Column that names a row, unique in the source.")
     features: dict[str, Feature] = Field(min_length=1, description="The feature contract: column -> what it may hold.")

@@ -7,6 +7,25 @@ from pydantic import Field
 from millrace.spec.base import Section
 
 
+class GuardSpec(Section):
+    """What a version that was just promoted may do at the worst before the one that served before serves again."""
+
+    enabled: bool = Field(default=True, description="Whether a breach rolls back by itself.")
+    watch_minutes: float = Field(
+        default=60.0, gt=0, description="Minutes after a promotion during which the guard watches."
+    )
+    window_seconds: float = Field(
+        default=60.0, gt=0, le=3600, description="Seconds of the newest requests that are judged together."
+    )
+    min_requests: int = Field(default=50, ge=1, description="Requests in the window below which nothing is judged.")
+    max_failed_share: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of requests that may fail (5xx answers) before it is a breach."
+    )
+    max_p99_ms: float | None = Field(
+        default=None, gt=0, description="Milliseconds that 99 of 100 answers may take to compute; none: any."
+    )
+
+
 class ServingSpec(Section):
     """How predictions are answered."""
 
@@ -19,3 +38,4 @@ class ServingSpec(Section):
     log_rotate_seconds: float = Field(
         default=10.0, gt=0, description="Age at which the open segment of the inference log becomes Parquet."
     )
+    guard: GuardSpec = Field(default_factory=GuardSpec, description="When a new version is rolled back by itself.")

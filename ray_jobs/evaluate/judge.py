@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from millrace.dataset import StagedSet
 from millrace.encoding import labels
 from millrace.gate import Evaluation, baseline_answers, compare
 from millrace.package import load_predictor
+from millrace.pipeline import Pipeline
 from millrace.settings import Settings
+from millrace.spec import PipelineSpec
 from ray_jobs.cluster import object_store, pipeline_on_worker, run_all
 from ray_jobs.train.data import read_labelled
 from ray_jobs.train.request import Split
@@ -14,7 +18,7 @@ from ray_jobs.train.request import Split
 
 def evaluate(
     settings: Settings,
-    pipeline_name: str,
+    pipeline: Pipeline,
     staged: StagedSet,
     split: Split,
     *,
@@ -31,20 +35,24 @@ def evaluate(
         DataError: the window has no labelled rows.
         PackageError: a package cannot be loaded.
     """
-    return run_all(settings, judge, [(settings, pipeline_name, staged, split, challenger_key, champion)])[0]
+    spec = pipeline.spec
+    return run_all(settings, judge, [(settings, spec, staged, split, challenger_key, champion)])[0]
 
 
 def judge(
     settings: Settings,
-    pipeline_name: str,
+    spec: PipelineSpec,
     staged: StagedSet,
     split: Split,
     challenger_key: str,
     champion: tuple[str, str] | None,
 ) -> Evaluation:
-    """The task itself: one process that loads the packages and answers the same rows with each."""
-    pipeline, store = pipeline_on_worker(settings, pipeline_name), object_store(settings)
-    data = pipeline.spec.data
+    """The task itself: one process that loads the packages and answers the same rows with each.
+
+    The rule is the flow's, not the one in the file as it is by now: what was accepted is what judges.
+    """
+    pipeline, store = replace(pipeline_on_worker(settings, spec.name), spec=spec), object_store(settings)
+    data = spec.data
     rows = read_labelled(store, staged, data, split.evaluation)
     fitted_on = labels(read_labelled(store, staged, data, split.training, features=()), data)
     answers = {
@@ -53,6 +61,4 @@ def judge(
     }
     if champion is not None:
         answers["champion"] = load_predictor(store.get(champion[1]), pipeline).predict_rows(rows)
-    return compare(
-        pipeline.spec, split.evaluation, rows, labels(rows, data), answers, None if champion is None else champion[0]
-    )
+    return compare(spec, split.evaluation, rows, labels(rows, data), answers, None if champion is None else champion[0])

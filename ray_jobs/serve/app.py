@@ -10,10 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from millrace import guards
 from millrace.errors import FencedError, MillraceError
 from millrace.pipeline import load_pipeline
+from millrace.signing import Keys
 from millrace.storage import ObjectStore
+from ray_jobs.serve.door import Door
 from ray_jobs.serve.service import PredictionService
 from ray_jobs.serve.versions import Target
 
@@ -23,10 +27,21 @@ _log = logging.getLogger(__name__)
 class Replica:
     """One serving process of a pipeline."""
 
-    def __init__(self, pipeline_name: str, pipelines_dir: str, objects_url: str, log_folder: str) -> None:
+    def __init__(
+        self,
+        pipeline_name: str,
+        pipelines_dir: str,
+        objects_url: str,
+        signing_key: str,
+        log_folder: str,
+        door: Door,
+    ) -> None:
+        guards.install(streams=True)
+        _listen_on_node_address()
         pipeline = load_pipeline(pipeline_name, Path(pipelines_dir))
+        store = ObjectStore(objects_url, Keys(Path(signing_key)))
         # Serve's own HTTP layer sets the response's x-request-id.
-        self._service = PredictionService(pipeline, ObjectStore(objects_url), Path(log_folder), echo_request_id=False)
+        self._service = PredictionService(pipeline, store, Path(log_folder), door=door, echo_request_id=False)
 
     def __serve_build_asgi_app__(self) -> PredictionService:
         return self._service
@@ -59,3 +74,22 @@ class Replica:
         # Serve calls this once the replica has drained.
         if service := getattr(self, "_service", None):
             service.close()
+
+
+def _listen_on_node_address() -> None:
+    """Have Serve bind this replica's gRPC port, which it opens after this, to the node's own address only.
+
+    What comes in there is unpickled. It takes the token, but Serve binds it to all interfaces and has no setting for
+    it; whoever asks uses the node's address. On the embedded stack that is loopback.
+    """
+    import ray
+    from ray.serve._private import replica
+
+    module: Any = replica
+    host = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+    bind = module.add_port_to_grpc_server
+
+    def bind_to_node(server: Any, address: str) -> Any:
+        return bind(server, f"[{host}]:0" if ":" in host else f"{host}:0")
+
+    module.add_port_to_grpc_server = bind_to_node

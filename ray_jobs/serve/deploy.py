@@ -17,6 +17,7 @@ from millrace.inference_log import inference_folder
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.settings import Settings
 from millrace.storage import ObjectStore
+from ray_jobs.serve.door import Door
 from ray_jobs.serve.versions import Target, other_package
 
 DEPLOYMENT = "model"
@@ -67,7 +68,7 @@ def deploy(
     """
     started = time.perf_counter()
     pipeline = load_pipeline(pipeline_name, settings.pipelines)
-    package = ObjectStore(settings.objects).get(target.package_key)
+    package = ObjectStore.of(settings).get(target.package_key)
     if package.digest != target.package_digest:
         raise other_package(target, package.digest)
     client = _client()
@@ -235,17 +236,20 @@ def _application(settings: Settings, pipeline: Pipeline, target: Target, code: s
         health_check_period_s=2.0,
     )
     log_folder = str(inference_folder(settings, pipeline.name))
-    return deployment.bind(pipeline.name, str(settings.pipelines), settings.objects, log_folder)
+    places = (settings.objects, str(settings.signing_key), log_folder)
+    return deployment.bind(pipeline.name, str(settings.pipelines), *places, Door.of(settings))
 
 
 def _code_version(pipeline: Pipeline, settings: Settings) -> str:
-    """Digest of what needs new processes when it changes: this repository's code and where things lie.
+    """Digest of what needs new processes when it changes: this repository's code, where things lie and who may ask.
 
     The pipeline folder's own code needs none: it is loaded anew with each version.
     """
     root = Path(millrace.__file__).parent
     files = sorted((*root.rglob("*.py"), *Path(__file__).parent.glob("*.py")))
-    digest = hashlib.sha256("\0".join((str(pipeline.folder), settings.objects, str(settings.state))).encode())
+    door = (str(settings.keys_path), settings.serve_url, str(settings.listens_elsewhere))
+    places = (str(pipeline.folder), settings.objects, str(settings.signing_key), str(settings.state), *door)
+    digest = hashlib.sha256("\0".join(places).encode())
     for path in files:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

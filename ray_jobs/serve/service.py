@@ -18,12 +18,14 @@ from typing import Any
 
 import orjson
 
-from millrace.errors import DataError, FencedError, ServiceError
+from millrace.errors import DataError, FencedError, MillraceError, ServiceError
 from millrace.inference_log import (
     answer_record,
     answers_header,
     answers_writer,
     compact,
+    failure_record,
+    failures_writer,
     outcome_record,
     outcomes_header,
     outcomes_writer,
@@ -33,6 +35,7 @@ from millrace.pipeline import Pipeline
 from millrace.request_values import check_request_id
 from millrace.storage import ObjectStore
 from ray_jobs.serve.asgi import Receive, Scope, Send, lifespan, read_body
+from ray_jobs.serve.door import Door
 from ray_jobs.serve.problems import CONTENT_TYPE, MethodError, NoRouteError, problem
 from ray_jobs.serve.versions import LoadedVersion, Target, load_version
 
@@ -53,21 +56,31 @@ class _Serving:
 class PredictionService:
     """Answers `/predict`, `/outcomes`, `/health`, `/ready` and `/` for one pipeline.
 
+    `door` says who may ask for predictions and send outcomes; none: everybody who gets here.
+
     Building it recovers what killed processes left in the inference log. It answers predictions once `load` has
     brought a version.
     """
 
     def __init__(
-        self, pipeline: Pipeline, store: ObjectStore, log_folder: Path, *, echo_request_id: bool = True
+        self,
+        pipeline: Pipeline,
+        store: ObjectStore,
+        log_folder: Path,
+        *,
+        door: Door | None = None,
+        echo_request_id: bool = True,
     ) -> None:
         self.pipeline = pipeline
         self._store = store
         self._folder = log_folder
+        self._door = door
         self._echo_request_id = echo_request_id
         self._loading = asyncio.Lock()
         self._prepared: LoadedVersion | None = None
         self._serving: _Serving | None = None
         self._newest_token = 0
+        self._failures = failures_writer(log_folder, pipeline.spec.serving.log_rotate_seconds)
         self._routes = {
             "/predict": ("POST", self._predict),
             "/outcomes": ("POST", self._outcomes),
@@ -123,6 +136,7 @@ class PredictionService:
         serving, self._serving = self._serving, None
         if serving is not None:
             _close({serving.answers, serving.outcomes})
+        self._failures.close()
 
     def _with_logs(self, version: LoadedVersion) -> _Serving:
         data, seconds = version.data, version.predictor.spec.serving.log_rotate_seconds
@@ -155,6 +169,8 @@ class PredictionService:
             if method != scope["method"]:
                 headers.append((b"allow", method.encode()))
                 raise MethodError("this path has another method", got=scope["method"], allowed=method)
+            if self._door is not None and method == "POST":
+                self._door.check(scope["headers"])
             body = await read_body(scope, receive, self._max_body_bytes) if method == "POST" else b""
             if body is None:
                 return
@@ -162,8 +178,11 @@ class PredictionService:
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the caller gets a problem document
             status, document = problem(error, request_id)
             content_type = CONTENT_TYPE
+            if status == 401:
+                headers.append((b"www-authenticate", b'Bearer realm="millrace"'))
             if status >= 500:
                 _log.error("request %s failed", request_id, exc_info=error)
+                self._log_failure(request_id, status, error)
         payload = orjson.dumps(document)
         headers += [
             (b"content-type", content_type),
@@ -212,6 +231,17 @@ class PredictionService:
             "version": version.target.version,
             "predictions": answers.predictions,
         }
+
+    def _log_failure(self, request_id: str, status: int, error: Exception) -> None:
+        """Keep for the guard that the version did not answer. No wait lies between its attempt and this line."""
+        if self._serving is None:
+            return
+        version = self._serving.version.target.version
+        try:
+            self._failures.append(failure_record(request_id, version, datetime.now(UTC), status, error))
+        except MillraceError:
+            # A full disk, most likely: the caller must get the answer that tells the first error.
+            _log.exception("the failure of request %s is not in the log", request_id)
 
     def _outcomes(self, body: bytes, request_id: str, started: float) -> tuple[int, dict[str, Any]]:
         serving = self._current()

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.errors import ConfigError, DigestError, PackageError
+from millrace.errors import DigestError, MillraceError, PackageError
 from millrace.package import Predictor, headline, load_predictor
 from millrace.pipeline import Pipeline
 from millrace.requests import RequestContract
@@ -87,7 +87,8 @@ def load_version(target: Target, store: ObjectStore, pipeline: Pipeline) -> Load
     """The version `target` names, ready to answer at full speed.
 
     Raises:
-        ArtifactError: the package is absent.
+        ArtifactError: the package is absent, or one of its files is not of its kind.
+        SignatureError: nobody who is trusted made it; nothing was parsed.
         DigestError: the package is another one than `target` names, or its bytes are damaged.
         PackageError: it does not answer as its trainer did.
         ConfigError: the pipeline folder's code cannot be loaded.
@@ -101,7 +102,7 @@ def load_version(target: Target, store: ObjectStore, pipeline: Pipeline) -> Load
         raise other_package(target, package.digest)
     try:
         predictor = load_predictor(package, pipeline)
-    except (PackageError, ConfigError, DigestError):
+    except MillraceError:
         raise
     except Exception as error:
         raise PackageError(

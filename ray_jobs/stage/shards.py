@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from io import BytesIO
 
 import pandas as pd
 import pyarrow as pa
 
+from millrace import parquet
 from millrace.contract import REASON, check, quarantine_verdict
 from millrace.dataset import QUARANTINE, SHARD, StagedSet, count_reasons, set_key, shard_key
 from millrace.errors import MillraceError, SourceError
@@ -131,13 +131,11 @@ def _commit_set(
 
 
 def _parquet(rows: pd.DataFrame) -> bytes:
-    buffer = BytesIO()
     try:
-        rows.to_parquet(buffer, index=False)
+        return parquet.write(rows)
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise SourceError(
             "the source gives values that Parquet cannot hold",
             got=str(error),
             next="correct the source: numbers of at most 64 bits, and valid text",
         ) from error
-    return buffer.getvalue()

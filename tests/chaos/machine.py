@@ -212,6 +212,8 @@ def _flow(name: str) -> Any:
 @contextmanager
 def _doubled(world: World) -> Iterator[_Clock]:
     """Put the doubles in the place of what is outside."""
+    import prefect.runtime.deployment
+    import prefect.runtime.flow_run
     import torch
 
     import ray_jobs.evaluate.judge
@@ -231,7 +233,7 @@ def _doubled(world: World) -> Iterator[_Clock]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in world.settings.environment().items():
             patch.setenv(name, value)
-        for runtime in (tasks.run.flow_run, tasks.run.deployment):
+        for runtime in (prefect.runtime.flow_run, prefect.runtime.deployment):
             patch.setattr(runtime, "get_id", lambda: os.environ.get(_RUN))
         patch.setattr(tasks.prefect_api, "_ask", PrefectApi(outside).ask)
         patch.setattr(tasks.registry.Registry, "_client", MlflowClient(outside))
@@ -288,7 +290,7 @@ def _answered(settings: Settings, window: Any) -> pd.DataFrame:
 
     pipeline, ledger = load_pipeline(PIPELINE, settings.pipelines), Ledger(settings.ledger)
     first = ledger.entries(PIPELINE, "serving")[0]
-    store = ObjectStore(settings.objects)
+    store = ObjectStore.of(settings)
     root = Path(settings.objects) / "packages" / PIPELINE
     (package,) = [
         found

@@ -99,7 +99,8 @@ def _known(state: dict[str, Any], path: str, missing: Any) -> dict[str, Any]:
     run = path.split("/")[2]
     if run not in state["runs"]:
         raise UnknownNameError(f"Prefect knows no '{missing}'")
-    return dict.__getitem__(state["runs"], run)  # type: ignore[no-any-return]
+    found: dict[str, Any] = state["runs"][run]
+    return found
 
 
 class MlflowClient:

@@ -57,7 +57,7 @@ class Reference:
 
 def single_faults(reference: Reference) -> list[Case]:
     """Each meeting of each point: killed there, and failed there."""
-    cases = []
+    cases: list[Case] = []
     for part, hits in reference.met.items():
         for (point, moment), count in Counter(tuple(hit.split()) for hit in hits).items():
             for nth in range(1, count + 1):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections import Counter
@@ -13,11 +12,13 @@ import yaml
 
 from millrace.ledger import Ledger
 from millrace.settings import Settings
+from millrace.signing import Keys
+from millrace.storage import MANIFEST, Artifact, ObjectStore
 from tests.chaos.outside import Outside
 
 PIPELINE = "turning"
 
-_SOURCE = '''
+SOURCE = '''
 """What `size` means turns around in February, so a model of January goes wrong."""
 from datetime import datetime, UTC
 import numpy as np, pandas as pd
@@ -41,7 +42,7 @@ class Turning:
         return table[(at >= start) & (at < end)]
 '''
 
-_MODEL = """
+MODEL = """
 import torch
 
 class Line(torch.nn.Module):
@@ -56,7 +57,7 @@ def build(inputs, options):
     return Line()
 """
 
-_SPEC = {
+SPEC = {
     "name": PIPELINE,
     "data": {
         "source": "source:Turning",
@@ -85,15 +86,17 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.settings = Settings(state_dir=folder / "state", pipelines_dir=folder / "pipelines")
+        Keys(self.settings.signing_key).create()
         self.outside = Outside(folder)
 
     def create(self) -> World:
-        """Write the pipeline's folder."""
+        """Write the pipeline's folder, and the key that signs."""
+        Keys(self.settings.signing_key).create()
         pipeline = self.folder / "pipelines" / PIPELINE
         pipeline.mkdir(parents=True)
-        (pipeline / "pipeline.yaml").write_text(yaml.safe_dump(_SPEC, sort_keys=False))
-        (pipeline / "source.py").write_text(_SOURCE)
-        (pipeline / "model.py").write_text(_MODEL)
+        (pipeline / "pipeline.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
+        (pipeline / "source.py").write_text(SOURCE)
+        (pipeline / "model.py").write_text(MODEL)
         return self
 
     def copy(self, folder: Path) -> World:
@@ -113,7 +116,12 @@ class World:
         served = state["serve"].get(PIPELINE, {})
         return {
             "aliases": model["aliases"],
-            "versions": [(v["version"], v["tags"]["millrace.package_digest"]) for v in model["versions"]],
+            # A zombie may leave a version behind that the ledger knows nothing of: MLflow has no compare-and-set.
+            "versions": [
+                (v["version"], v["tags"]["millrace.package_digest"])
+                for v in model["versions"]
+                if ledger.entries(PIPELINE, "registered", subject=v["version"])
+            ],
             "mlflow_runs": {key: _without_speed(run) for key, run in state["mlflow"]["runs"].items()},
             "served": (served.get("version"), served.get("digest")),
             "moves": served.get("moves", []),
@@ -127,15 +135,18 @@ class World:
 
     def _artifacts(self) -> dict[str, str]:
         """Digest by key of what is committed; what a killed writer left unreferenced does not count."""
-        root = Path(self.settings.objects)
-        found = {}
-        for path in root.rglob("manifest.json"):
-            document = json.loads(path.read_bytes())
-            for entry in document["entries"].values():
-                content = (path.parent / entry["path"]).read_bytes()
-                assert hashlib.sha256(content).hexdigest() == entry["sha256"], f"torn: {path}"
-            found[str(path.parent.relative_to(root))] = document["digest"]
-        return found
+        return {artifact.key: artifact.digest for artifact in committed(self.settings, "")}
+
+
+def committed(settings: Settings, prefix: str) -> list[Artifact]:
+    """All artifacts below `prefix`, each verified to its last byte: signature, sizes, digests."""
+    store, root, found = ObjectStore.of(settings), Path(settings.objects), []
+    for path in sorted((root / prefix).rglob(MANIFEST)):
+        artifact = store.get(str(path.parent.relative_to(root)))
+        for name in artifact.entries:
+            artifact.read(name)
+        found.append(artifact)
+    return found
 
 
 def _without_speed(run: dict[str, Any]) -> dict[str, Any]:

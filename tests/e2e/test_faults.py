@@ -44,7 +44,7 @@ def test_a_training_whose_worker_is_killed_goes_on_after_its_last_epoch(
     outcome = json.loads(done.stdout)
     assert outcome["trained"] is True
     (key,) = (path.name for path in checkpoints.iterdir())
-    history = ObjectStore(live_settings.objects).get(f"packages/endures/{key}").lineage["history"]
+    history = ObjectStore.of(live_settings).get(f"packages/endures/{key}").lineage["history"]
     assert [epoch["epoch"] for epoch in history] == list(range(1, epochs + 1)), "each epoch once, none lost"
     assert not psutil.pid_exists(worker.pid) or worker.status() == psutil.STATUS_ZOMBIE
 
@@ -68,7 +68,7 @@ def test_a_source_with_bad_rows_is_refused_with_its_reasons(millrace: Millrace, 
     assert json.loads(millrace("versions", "dirty", "--json").stdout)["versions"] == []
     assert httpx.get(f"{live_settings.serve_url}/v1/dirty/ready").status_code == 404
     assert (folder / "pipeline.yaml").read_bytes() == spec
-    store = ObjectStore(live_settings.objects)
+    store = ObjectStore.of(live_settings)
     reasons = set()
     for path in (Path(live_settings.objects) / "staged" / "dirty" / "shards").iterdir():
         quarantine = store.get(f"staged/dirty/shards/{path.name}").read("quarantine.parquet")

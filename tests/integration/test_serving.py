@@ -33,6 +33,7 @@ from millrace import inference_log
 from millrace.encoding import TableInputs
 from millrace.package import PROBE, LabelScale, Predictor, publish_package
 from millrace.pipeline import load_pipeline
+from millrace.signing import Keys
 from millrace.storage import ObjectStore
 
 DRIVER = """
@@ -251,7 +252,9 @@ def _packages(root: Path) -> dict[str, tuple[str, str]]:
     (folder / "pipeline.yaml").write_text(yaml.safe_dump(SPEC))
     (folder / "model.py").write_text(MODEL)
     pipeline = load_pipeline("tiny", root / "pipelines")
-    store = ObjectStore(str(root / "state" / "objects"))
+    keys = Keys(root / "state" / "signing.key")
+    keys.create()
+    store = ObjectStore(str(root / "state" / "objects"), keys)
     rows = pd.DataFrame({"delay": [1.0, 2.0], "carrier": ["AA", "UA"], "late": [0, 1]})
     found: dict[str, tuple[str, str]] = {}
     for version in ("1", "2", "3"):

@@ -16,6 +16,7 @@ from millrace.encoding import TableInputs
 from millrace.package import LabelScale, Predictor
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.settings import Settings
+from millrace.signing import Keys
 from millrace.spec import PipelineSpec
 from millrace.spec.load import parse_spec
 
@@ -189,7 +190,9 @@ def tiny(write_pipeline: Callable[..., Pipeline], tmp_path: Path) -> Pipeline:
 @pytest.fixture
 def local_settings(tmp_path: Path) -> Settings:
     """Settings whose state and pipelines lie below the test's folder."""
-    return Settings(state_dir=tmp_path / "state", pipelines_dir=tmp_path / "pipelines")
+    settings = Settings(state_dir=tmp_path / "state", pipelines_dir=tmp_path / "pipelines")
+    Keys(settings.signing_key).create()
+    return settings
 
 
 @pytest.fixture(scope="session")

@@ -33,10 +33,11 @@ EFFECTS = (
 
 #: Functions whose effects lie inside a fault point of their caller, and why they are not points themselves.
 INSIDE = {
-    ("millrace/storage.py", "_content"): "storage.read and storage.find",
     ("millrace/storage.py", "_put"): "storage.write: one point for all files of an artifact, none of them is seen yet",
     ("millrace/storage.py", "_create"): "storage.commit",
     ("millrace/storage.py", "_remove"): "storage.remove",
+    ("millrace/storage.py", "_cat"): "storage.read and storage.find",
+    ("millrace/parquet.py", "write"): "writes into memory",
     ("millrace/segments.py", "write"): "log.append and log.create",
     ("millrace/scaffold/write.py", "_write"): "writes into a scratch folder; scaffold.put moves it to its place",
     ("millrace/provenance.py", "_git"): "asks git of this checkout: no other system, and nothing is written",

@@ -2,12 +2,15 @@
 
 from alembic import context
 
+from millrace.ledger.database import VERSION_TABLE
 from millrace.ledger.tables import METADATA
 
 
 def _run() -> None:
     connection = context.config.attributes["connection"]
-    context.configure(connection=connection, target_metadata=METADATA, transactional_ddl=False)
+    context.configure(
+        connection=connection, target_metadata=METADATA, version_table=VERSION_TABLE, transactional_ddl=False
+    )
     context.run_migrations()
 
 

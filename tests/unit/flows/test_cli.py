@@ -14,7 +14,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = (
-    "up", "down", "status", "validate", "schema", "run", "check", "replay", "rollback", "versions", "demo", "new",
+    "up", "down", "status", "validate", "schema", "run", "check", "replay", "rollback", "versions", "history", "demo",
+    "new", "keys", "approvals", "approve", "reject", "approvers",
 )  # fmt: skip
 SPEC = {
     "name": "tiny",
@@ -150,3 +151,43 @@ def test_a_setting_that_does_not_exist_names_the_nearest(tmp_path: Path) -> None
     )
     assert done.returncode == 2
     assert "did you mean 'MILLRACE_STATE_DIR'?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["new", "rows", "--from", "https://u:hush-hush@127.0.0.1:9/rows.csv", "--time", "at", "--label", "y"],
+        ["run", "postgresql://u:hush-hush@db/x"],
+        ["check", "tiny", "--as-of", "password=hush-hush"],
+        ["versions", "--api-key=hush-hush", "tiny"],
+        ["status", "--token", "hush-hush"],
+        ["versions", "tiny", "password=hush-hush"],
+        ["replay", "tiny", "--start", "x", "--end", "y", "--rows-per-request", "token=hush-hush"],
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_not_repeated(arguments: list[str], tmp_path: Path) -> None:
+    done = millrace(*arguments, pipelines=write(tmp_path, SPEC), state=tmp_path / "state")
+    assert done.returncode != 0
+    assert done.stderr
+    assert "hush" not in done.stdout + done.stderr
+
+
+def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
+    made = json.loads(millrace("keys", "create", "acme", "--json", state=tmp_path).stdout)
+    assert made["key"].startswith("mr_")
+    shown = millrace("keys", "create", "umbrella", state=tmp_path).stdout.split()[-1]
+    assert shown.startswith("mr_")
+    revoked = json.loads(millrace("keys", "revoke", made["id"], "--json", state=tmp_path).stdout)["keys"][0]
+    listed = millrace("keys", "list", "--json", state=tmp_path).stdout
+    assert [key["customer"] for key in json.loads(listed)["keys"]] == ["acme", "umbrella"]
+    assert json.loads(listed)["keys"][0] == revoked
+    table = millrace("keys", "list", state=tmp_path).stdout
+    assert made["id"] in table
+    for key in (made["key"], shown):
+        assert key not in listed + table
+
+
+def test_a_key_that_is_not_there_cannot_be_revoked(tmp_path: Path) -> None:
+    done = millrace("keys", "revoke", "nothing", state=tmp_path)
+    assert done.returncode == 2
+    assert "there is no key 'nothing'" in done.stderr

@@ -24,6 +24,7 @@ from millrace.encoding import TableInputs, encode, labels
 from millrace.errors import DataError
 from millrace.pipeline import Pipeline
 from millrace.settings import Settings
+from millrace.signing import Keys
 from millrace.spec import PipelineSpec
 from millrace.storage import MANIFEST, ObjectStore
 from millrace.window import Window
@@ -226,6 +227,7 @@ def assert_whole_or_absent(pipeline: Pipeline) -> bool:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "pipeline_on_worker", lambda settings, name: pipeline)
         settings = Settings(state_dir=Path(folder), pipelines_dir=pipeline.folder.parent)
+        Keys(settings.signing_key).create()
         key = shard_key(pipeline, _WINDOW, _WINDOW.end)
         try:
             stage_shard(settings, "tiny", _WINDOW, _WINDOW.end, key)
@@ -233,7 +235,7 @@ def assert_whole_or_absent(pipeline: Pipeline) -> bool:
             assert error.next or error.allowed
             assert list(Path(folder).rglob(MANIFEST)) == []
             return True
-        artifact = ObjectStore(settings.objects).get(key)
+        artifact = ObjectStore.of(settings).get(key)
         kept, quarantined = (pd.read_parquet(BytesIO(artifact.read(name))) for name in (SHARD, QUARANTINE))
         assert (len(kept), len(quarantined)) == (artifact.summary["rows"], artifact.summary["quarantined"])
         assert len(kept) + len(quarantined) == len(pipeline.source.rows(_WINDOW.start, _WINDOW.end, _WINDOW.end))

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from millrace import parquet
 from millrace.dataset import SHARD, StagedSet, count_reasons, labelled_rows, set_key, shard_key
 from millrace.errors import DataError, DigestError
 from millrace.pipeline import Pipeline
@@ -35,10 +35,8 @@ def staged(store: ObjectStore, rows: pd.DataFrame, window: Window = WINDOW) -> S
     keys = []
     for piece in window.split("week"):
         part = rows[(rows["at"] >= piece.start) & (rows["at"] < piece.end)]
-        buffer = BytesIO()
-        part.to_parquet(buffer, index=False)
         key = f"staged/tiny/shards/{piece.key}-{'0' * 16}"
-        store.publish(key, {SHARD: buffer.getvalue()}, summary={"reasons": {"at: missing": 2}})
+        store.publish(key, {SHARD: parquet.write(part)}, summary={"reasons": {"at: missing": 2}})
         keys.append(key)
     return StagedSet("tiny", "staged/tiny/sets/x", "d", window, LATER, tuple(keys), len(rows), 0, 0, {"a: missing": 1})
 

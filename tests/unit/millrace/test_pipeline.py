@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from millrace import secrets
 from millrace.encoding import TableInputs
 from millrace.errors import ConfigError, SourceError, UnknownNameError
 from millrace.pipeline import Pipeline, Source, load_module, load_pipeline
+from millrace.secrets import redact
 
 Make = Callable[..., Pipeline]
 
@@ -110,3 +112,22 @@ def test_the_code_digest_follows_the_python_files(write_pipeline: Make, tmp_path
     third = write_pipeline(tmp_path / "c")
     (third.folder / "helpers.py").write_text("")
     assert third.code_digest != one.code_digest
+
+
+def test_a_secret_option_is_read_from_the_environment_when_the_source_is_built(
+    write_pipeline: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "class Generated:\n    def __init__(self, url, kind):\n        raise OSError(f'no answer from {url!r}')\n"
+    options = {"data.source_options.url": "postgresql://u:${ENV:ROWS_PASSWORD}@db/x"}
+    pipeline = write_pipeline(tmp_path, change=options, source=source)
+    with pytest.raises(ConfigError, match="an environment variable that is not set") as caught:
+        _ = pipeline.source
+    assert caught.value.got == "'ROWS_PASSWORD'"
+    monkeypatch.setenv("ROWS_PASSWORD", "hush-hush")
+    with pytest.raises(SourceError, match="cannot be built") as refused:
+        _ = pipeline.source
+    assert "postgresql://u:***@db/x" in str(refused.value)
+    assert "hush" not in str(refused.value)
+    assert redact("hush-hush") == "***", "known from then on, in whatever text"
+    assert "hush" not in str(pipeline.spec.model_dump())
+    secrets.forget_all()

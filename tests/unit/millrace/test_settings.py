@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
+from millrace import secrets
 from millrace.errors import SettingsError
+from millrace.secrets import redact
 from millrace.settings import Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    yield
+    secrets.forget_all()
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> SettingsError:
@@ -53,6 +63,7 @@ def test_an_unknown_variable_is_named_with_the_nearest(name: str, meant: str, mo
         ("MILLRACE_SERVE_URL", "http://host:99999", "0-65535"),
         ("MILLRACE_RAY_PORT", "80", "greater than or equal to 1024"),
         ("MILLRACE_RAY_PORT", "many", "valid integer"),
+        ("MILLRACE_LISTEN", "localhost", "IPv4 or IPv6"),
         ("MILLRACE_LOG_LEVEL", "loud", "DEBUG|INFO"),
         ("MILLRACE_LOG_JSON", "perhaps", "boolean"),
     ],
@@ -69,6 +80,26 @@ def test_a_password_in_a_refused_url_is_not_shown(monkeypatch: pytest.MonkeyPatc
     error = refusal(monkeypatch, "MILLRACE_MLFLOW_URL", "http://user:hush@mlflow")
     assert error.got == "'http://***@mlflow'"
     assert "hush" not in str(error)
+
+
+@pytest.mark.parametrize("name", ["MILLRACE_PREFECT_AUTH", "MILLRACE_MLFLOW_AUTH"])
+@pytest.mark.parametrize(
+    "value", ["hush-hush-hush", "me:hush", ":hush-hush-hush", "me:hush hush hush", "me:hush-hüsh-hush"]
+)
+def test_bad_credentials_are_refused_and_not_shown(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = refusal(monkeypatch, name, value)
+    assert error.what == f"environment variable {name} has a bad value"
+    assert "user:password" in (error.allowed or "")
+    assert "hush" not in str(error)
+
+
+def test_credentials_become_headers() -> None:
+    settings = Settings(prefect_auth=SecretStr("me:prefect:1"), serve_key=SecretStr("mr_key"))
+    assert settings.prefect_headers == {"authorization": "Basic bWU6cHJlZmVjdDox"}
+    assert settings.serve_headers == {"authorization": "Bearer mr_key"}
+    assert settings.mlflow_headers == {}
+    for secret in ("prefect:1", "mr_key", "bWU6"):
+        assert secret not in repr(settings)
 
 
 @pytest.mark.parametrize("url", ["https://prefect.example.com/", "https://prefect.example.com"])
@@ -127,3 +158,46 @@ def test_a_child_process_in_any_folder_reads_the_same_settings(
         child = load_settings()
         assert facts == (child.objects, child.ledger, child.ray, child.state, child.pipelines, child.log_json)
         assert child.environment() == environment
+
+
+@pytest.mark.parametrize("name", ["PREFECT_URL", "MLFLOW_URL", "SERVE_URL", "RAY_ADDRESS", "OBJECTS_URL"])
+def test_a_url_that_is_shown_holds_no_password(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = refusal(monkeypatch, f"MILLRACE_{name}", "http://user:hush-hush@host:1234/x")
+    assert "no user and no password" in (error.allowed or "")
+    assert "hush" not in str(error)
+
+
+def test_a_secret_does_not_travel_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(ledger_url=SecretStr("postgresql://u:hush-hush@db/x"), work_pool="mine")
+    assert Settings.secret_variables() >= {"MILLRACE_LEDGER_URL"}
+    travelling = pickle.dumps(settings)
+    assert b"hush-hush" not in travelling
+    with pytest.raises(SettingsError, match="MILLRACE_LEDGER_URL is not set in this process"):
+        pickle.loads(travelling)
+    monkeypatch.setenv("MILLRACE_LEDGER_URL", "postgresql://u:there-too@db/x")
+    there = pickle.loads(travelling)
+    assert (there.ledger, there.work_pool, there.state) == (
+        "postgresql://u:there-too@db/x", "mine", settings.state,
+    )  # fmt: skip
+    assert redact("there-too") == "***", "it is known there"
+
+
+def test_settings_without_secrets_travel_as_they_are() -> None:
+    settings = Settings(ray_port=7000)
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_secret_settings_are_known_once_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_LEDGER_URL", "postgresql://u:in-the-url@db/x")
+    load_settings()
+    assert redact("FATAL: in-the-url is wrong") == "FATAL: *** is wrong"
+
+
+def test_the_contents_of_key_files_are_known(tmp_path: Path) -> None:
+    class WithKey(Settings):
+        signing_key_file: Path | None = None
+
+    (tmp_path / "key").write_text("first-line-of-it\nsecond-line-of-it\n")
+    found = set(WithKey(signing_key_file=tmp_path / "key").secret_values())
+    assert {"first-line-of-it", "second-line-of-it"} <= found
+    assert set(WithKey(signing_key_file=tmp_path / "absent").secret_values()) == set()

@@ -325,7 +325,9 @@ def test_a_manifest_that_leaves_its_artifact_is_refused(kind: str, path: str, ne
     [
         lambda document: document["summary"].update(rows=4),
         lambda document: document["entries"]["f"].update(sha256=digest_bytes(b"2")),
-        lambda document: document["entries"].update(g=document["entries"]["f"]),
+        lambda document: document["entries"].update(
+            g=document["entries"]["f"] | {"path": document["entries"]["f"]["path"].replace("/f", "/g")}
+        ),
         lambda document: document.update(digest=digest_bytes(b"")),
     ],
 )

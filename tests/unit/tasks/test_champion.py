@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from millrace.ledger import Ledger, Token
-from tasks.champion import served_before
+from tasks.champion_pile import served_before
 
 
 @pytest.mark.parametrize(

@@ -45,24 +45,43 @@ def upgrade() -> None:
         sa.Column("started", sa.Float, nullable=False),
         sa.Column("beat", sa.BigInteger, nullable=False),
     )
-    connection = op.get_bind()
-    append(connection, *(fact for _, fact in sorted(_old_facts(connection), key=lambda pair: pair[0])))
+    op.create_table(
+        "unanswered",
+        sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("pipeline", sa.String(63), nullable=False),
+    )
+    _carry_over(op.get_bind())
     for table in ("incidents", "checks", "decisions"):
         op.drop_table(table)
     for table in _APPEND_ONLY:
         _refuse_changes(table)
 
 
+def _carry_over(connection: sa.Connection) -> None:
+    """Append what the old tables say, at the times they say."""
+    packages: dict[tuple[str, str], str] = {}
+    for at, fact in sorted(_old_facts(connection), key=lambda pair: pair[0]):
+        entry = append(connection, fact, at=at)[0][0]
+        served = (fact.pipeline, fact.subject)
+        if fact.kind == "promoted":
+            packages[served] = str(fact.detail.get("package", ""))
+        if fact.kind in ("promoted", "rolled_back"):
+            # A rollback did not say which package it went back to: the one that was promoted as that version.
+            detail = {"package": packages.get(served, ""), "because": entry.sequence}
+            append(connection, Fact(fact.pipeline, "serving", fact.subject, detail), at=at)
+    connection.exec_driver_sql(
+        "INSERT INTO unanswered SELECT sequence, pipeline FROM entries AS opened WHERE kind = 'incident_opened' AND "
+        "NOT EXISTS (SELECT 1 FROM entries WHERE kind = 'incident_answered' AND subject = opened.subject)"
+    )
+
+
 def _old_facts(connection: sa.Connection) -> list[tuple[datetime, Fact]]:
-    """What the old tables say, as facts with the time they were written; the time itself goes into the detail."""
+    """What the old tables say, as facts with the times at which they were written."""
     found = []
     for row in _rows(connection, "decisions"):
         detail = json.loads(row["detail"])
-        once = digest_json([row["pipeline"], row["subject"], detail])
+        once = digest_json([row["subject"], detail])
         found.append((row["at"], Fact(row["pipeline"], row["kind"], row["subject"], detail, once=once)))
-        if row["kind"] in ("promoted", "rolled_back"):
-            served = {"package": detail.get("package", ""), "carried_over": str(row["at"])}
-            found.append((row["at"], Fact(row["pipeline"], "serving", row["subject"], served)))
     for row in _rows(connection, "checks"):
         window = Window(row["window_start"], row["window_end"])
         detail = {"version": row["version"], "bad": bool(row["bad"]), "verdicts": json.loads(row["verdicts"])}
@@ -75,6 +94,7 @@ def _old_facts(connection: sa.Connection) -> list[tuple[datetime, Fact]]:
             "window": window.key,
             "evidence": json.loads(row["evidence"]),
         }
+        # When it was answered and closed was not written down.
         at, name, key = row["opened_at"], row["pipeline"], row["key"]
         found.append((at, Fact(name, "incident_opened", key, detail, once=key)))
         if row["response"] is not None:

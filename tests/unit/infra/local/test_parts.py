@@ -15,7 +15,8 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(state_dir=tmp_path, ledger_url="postgresql://me:hunter2@db/x")  # type: ignore[arg-type]
+    secret = {"prefect_auth": "me:hunter2-prefect", "mlflow_auth": "me:hunter2-mlflow", "serve_key": "mr_hunter2"}
+    return Settings(state_dir=tmp_path, ledger_url="postgresql://me:hunter2@db/x", **secret)  # type: ignore[arg-type]
 
 
 def test_no_secret_is_on_a_command_line(settings: Settings) -> None:
@@ -23,6 +24,7 @@ def test_no_secret_is_on_a_command_line(settings: Settings) -> None:
     built = [
         parts.prefect(settings, layout),
         parts.worker(settings, layout, None),
+        parts.reconciler(settings, layout, None),
         parts.mlflow(settings, layout),
         parts.ray(settings, layout, AuxiliaryPorts.in_block(20_000)),
         parts.serve(settings, layout),
@@ -39,15 +41,41 @@ def test_services_elsewhere_are_not_started_here(tmp_path: Path) -> None:
     assert parts.prefect(settings, layout).local
 
 
-def test_the_stand_in_for_haproxy_moves_open_listeners_to_loopback(tmp_path: Path) -> None:
+HAPROXY = """frontend a
+    bind :9101
+listen s
+  bind *:8404
+frontend b
+    bind 127.0.0.1:8000
+frontend c
+    bind 127.0.0.1:80
+"""
+
+
+@pytest.mark.parametrize(
+    ("listen", "ingress"),
+    [
+        ("127.0.0.1", "127.0.0.1:8000"),
+        ("10.1.2.3", "127.0.0.1:8000,10.1.2.3:8000"),
+        ("0.0.0.0", "0.0.0.0:8000"),
+        ("fd00::7", "127.0.0.1:8000,[fd00::7]:8000"),
+    ],
+)
+def test_the_stand_in_for_haproxy_moves_its_listeners(listen: str, ingress: str, tmp_path: Path) -> None:
     config = tmp_path / "haproxy.cfg"
-    config.write_text("frontend a\n    bind :9101\nlisten s\n  bind *:8404\nfrontend b\n    bind 127.0.0.1:8000\n")
+    config.write_text(HAPROXY)
     script = tmp_path / "haproxy"
-    script.write_text(parts.haproxy_script("/bin/echo"))
+    script.write_text(parts.haproxy_script("/bin/echo", Settings(listen=listen)))
     script.chmod(0o700)
     done = subprocess.run([script, "-db", "-f", config, "-sf", "1"], capture_output=True, text=True, check=True)
     assert done.stdout == f"-db -f {config} -sf 1\n"
-    assert config.read_text().count("bind 127.0.0.1:") == 3
+    lines = [line.strip() for line in config.read_text().splitlines()]
+    assert [line for line in lines if line.startswith("bind")] == [
+        "bind 127.0.0.1:9101",
+        "bind 127.0.0.1:8404",
+        f"bind {ingress}",
+        "bind 127.0.0.1:80",
+    ]
 
 
 def test_the_templates_that_the_stand_in_corrects_are_still_those() -> None:

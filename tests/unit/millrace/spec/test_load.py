@@ -225,3 +225,28 @@ def test_an_unknown_pipeline_is_named_with_the_nearest(name: str, allowed: str |
 def test_a_folder_without_pipelines_says_so(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="nothing is defined yet"):
         pipeline_dir("late", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"data.source_options": {"url": "postgresql://u:hush-hush@db/x"}}, "data.source_options.url"),
+        ({"data.source_options": {"kind": "binary", "password": "hush-hush"}}, "data.source_options.password"),
+        ({"model.options": {"hub": {"token": "hush-hush"}}}, "model.options.hub.token"),
+        ({"description": "ask with api_key=hush-hush"}, "description"),
+        # One that is of the wrong type too: what it got is not shown.
+        ({"owner": ["password: hush-hush"]}, "owner[0]"),
+    ],
+)
+def test_a_spec_holds_no_secret(spec_document: Document, change: dict[str, Any], field: str) -> None:
+    with pytest.raises(SpecError, match="must not hold a secret") as caught:
+        parse_spec(spec_document(change=change))
+    assert f"{field} must not hold a secret" in str(caught.value)
+    assert "${ENV:NAME}" in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_reference_to_a_secret_and_a_column_of_that_name_are_none(spec_document: Document) -> None:
+    options = {"kind": "binary", "password": "${ENV:DB_PASSWORD}", "url": "postgresql://u:${ENV:DB_PASSWORD}@db/x"}
+    change = {"data.source_options": options, "data.features.password_age": {"kind": "numeric"}}
+    assert parse_spec(spec_document(change=change)).data.source_options == options

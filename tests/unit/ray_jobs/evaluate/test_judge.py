@@ -39,7 +39,7 @@ def publish(
 ) -> Any:
     def make(key: str, seed: int) -> Predictor:
         predictor = make_predictor(tiny, make_rows(), seed=seed)
-        store = ObjectStore(local_settings.objects)
+        store = ObjectStore.of(local_settings)
         publish_package(store, key, predictor=predictor, reference=make_rows(), card="", lineage={}, metrics={})
         return predictor
 
@@ -48,7 +48,7 @@ def publish(
 
 def judged(settings: Settings, tiny: Pipeline, staged: StagedSet, champion: tuple[str, str] | None) -> Evaluation:
     split = Split.of(tiny, staged.window, AS_OF)
-    return judge(settings, "tiny", staged, split, "packages/new", champion)
+    return judge(settings, tiny.spec, staged, split, "packages/new", champion)
 
 
 def test_all_models_answer_the_same_newest_rows(
@@ -91,4 +91,4 @@ def test_what_is_absent_is_named(tiny: Pipeline, local_settings: Settings, stage
     later = Window(datetime(2025, 1, 1), datetime(2025, 2, 1))
     split = Split.of(tiny, staged.window, AS_OF)
     with pytest.raises(DataError, match=r"has no rows in \[2025-01-01, 2025-02-01\)"):
-        judge(local_settings, "tiny", staged, Split(split.training, split.validation, later), "packages/new", None)
+        judge(local_settings, tiny.spec, staged, Split(split.training, split.validation, later), "packages/new", None)

@@ -195,6 +195,26 @@ def test_a_failure_inside_shows_nothing_and_is_logged_with_its_request(
     assert "secret" not in answer.text
     assert "Traceback" not in answer.text
     assert "me.2" in caplog.text
+    (failure,) = inference_log.read_failures(world.log_folder).to_dict("records")
+    assert (failure["request_id"], failure["version"], failure["status"]) == ("me.2", "1", 500)
+    assert failure["error"] == ("RuntimeError" if isinstance(answers, Exception) else "PackageError")
+
+
+def test_what_the_caller_did_wrong_is_no_failure(service: PredictionService, ask: Ask, world: Any) -> None:
+    ask("GET", "/ready")
+    run(service.load(world.publish("1")))
+    assert ask("POST", "/predict", json={"rows": [{"delay": "late"}]}).status_code == 422
+    assert ask("GET", "/nowhere").status_code == 404
+    assert inference_log.read_failures(world.log_folder).empty
+
+
+def test_a_failure_that_cannot_be_logged_is_answered_all_the_same(
+    service: PredictionService, ask: Ask, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(service.load(world.publish("1")))
+    monkeypatch.setattr(Predictor, "predict", lambda *_: 1 / 0)
+    service._failures.close()
+    assert ask("POST", "/predict", json={"rows": [ROW]}).status_code == 500
 
 
 def test_an_answer_that_cannot_be_logged_is_not_given(service: PredictionService, ask: Ask, world: Any) -> None:

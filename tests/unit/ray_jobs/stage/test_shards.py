@@ -34,7 +34,7 @@ def table(artifact: Artifact, name: str) -> pd.DataFrame:
 def shard(pipeline: Pipeline, settings: Settings, as_of: datetime = LATER, window: Window = WINDOW) -> Artifact:
     key = shard_key(pipeline, window, as_of)
     assert stage_shard(settings, "tiny", window, as_of, key) == key
-    return ObjectStore(settings.objects).get(key)
+    return ObjectStore.of(settings).get(key)
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
@@ -108,7 +108,7 @@ def test_a_failed_shard_leaves_nothing(write_pipeline: Make, tmp_path: Path, loc
     write_pipeline(tmp_path, change={"data.source_options.fail": "raise"})
     with pytest.raises(SourceError):
         stage_shard(local_settings, "tiny", WINDOW, LATER, "k")
-    assert ObjectStore(local_settings.objects).find("k") is None
+    assert ObjectStore.of(local_settings).find("k") is None
 
 
 SILENT = """
@@ -176,7 +176,7 @@ def test_a_set_is_staged_by_month_and_only_what_is_absent(
     assert staged.num_rows + staged.num_quarantined == len(given)
     assert staged.reasons == {"size: below 0": staged.num_quarantined}
     assert not verdict.passed, "one row in fifty is bad, one in a hundred allowed"
-    store = ObjectStore(local_settings.objects)
+    store = ObjectStore.of(local_settings)
     assert store.get(staged.key).summary["digest"] == staged.digest
     assert len(staged.read(store, pipeline.spec.data, whole)) == staged.num_rows
     again, _ = stage(local_settings, pipeline, whole, LATER)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from io import BytesIO
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from millrace import parquet
 from millrace.dataset import SHARD, StagedSet
 from millrace.encoding import labels
 from millrace.errors import DataError
@@ -119,9 +119,8 @@ def test_only_rows_whose_outcome_had_arrived_are_read(
     store, data = ObjectStore(str(tmp_path_factory.mktemp("store"))), make_spec().data
     rows = make_rows()
     rows.loc[rows["id"] >= 150, "answer"] = None
-    buffer, window = BytesIO(), Window(START, START + timedelta(days=31))
-    rows.to_parquet(buffer)
-    store.publish(f"s/{window.key}-x", {SHARD: buffer.getvalue()})
+    window = Window(START, START + timedelta(days=31))
+    store.publish(f"s/{window.key}-x", {SHARD: parquet.write(rows)})
     staged = StagedSet("tiny", "set", "d", window, window.end, (f"s/{window.key}-x",), 200, 0, 50, {})
     read = read_labelled(store, staged, data, window)
     assert read[data.event_time].tolist() == rows[data.event_time].tolist()[:150]

@@ -1,0 +1,1 @@
+"""`make bench-reliability`: what is lost, done twice or let in when everything is killed, forged and flooded."""

@@ -1,0 +1,167 @@
+"""`make bench-reliability`: measures each part in turn, prints a table and writes benchmarks/results/reliability.json.
+
+`--only PART` (several times) measures these and keeps the other parts' figures, each with its own date and commit.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.record import RESULTS, write
+from millrace.provenance import commit
+
+Tell = Callable[[str], None]
+
+_NAME = "reliability"
+_SEED = 2013
+
+
+def _recovery(tell: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import recovery
+
+    return recovery.measure(24, 5, tell)
+
+
+def _rollback(tell: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import rollback
+
+    return rollback.measure(rollback.ROLLBACKS, rollback.THREADS, tell)
+
+
+def _stack(_: Tell) -> dict[str, Any]:
+    """What is measured on a stack that only runs: its listeners, and the way from an incident to a flow run."""
+    from benchmarks.reliability import latency, listeners
+    from tests.live import running_stack
+
+    with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder, running_stack(Path(folder)) as settings:
+        return {"event_to_run": latency.measure(settings), **listeners.measure(settings)}
+
+
+def _artifacts(_: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import hostile
+
+    return hostile.measure()
+
+
+def _approvals(_: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import approvals
+
+    return approvals.measure()
+
+
+def _secrets(_: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import canaries
+
+    return canaries.measure()
+
+
+def _storm(_: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import storm
+
+    return storm.measure(seed=_SEED)
+
+
+def _baseline(_: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import baseline
+
+    return {"baseline": baseline.measure(seed=_SEED)}
+
+
+def _schedules(tell: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import schedules
+
+    return schedules.measure(1000, _SEED, tell)
+
+
+def _real_schedules(tell: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import real_schedules
+
+    return real_schedules.measure(102, _SEED, tell)
+
+
+#: The parts in the order in which they are measured.
+PARTS: dict[str, Callable[[Tell], dict[str, Any]]] = {
+    "recovery": _recovery,
+    "rollback": _rollback,
+    "stack": _stack,
+    "artifacts": _artifacts,
+    "approvals": _approvals,
+    "secrets": _secrets,
+    "storm": _storm,
+    "baseline": _baseline,
+    "schedules": _schedules,
+    "real_schedules": _real_schedules,
+}
+
+#: Figure -> goal, as text for the table and as a test.
+GOALS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "differences": ("0", lambda value: value == 0),
+    "schedules": ("1,000", lambda value: value >= 1000),
+    "real_schedules": ("100", lambda value: value >= 100),
+    "real_differences": ("0", lambda value: value == 0),
+    "incidents": ("10,000", lambda value: value >= 10_000),
+    "lost": ("0", lambda value: value == 0),
+    "double": ("0", lambda value: value == 0),
+    "event_to_run.p50_seconds": ("under 1", lambda value: value < 1),
+    "event_to_run.p99_seconds": ("under 3", lambda value: value < 3),
+    "recovery.detect_p99_seconds": ("5", lambda value: value <= 5),
+    "recovery.resume_p99_seconds": ("15", lambda value: value <= 15),
+    "noop_rerun_seconds": ("2", lambda value: value <= 2),
+    "rollback.p99_seconds": ("5", lambda value: value < 5),
+    "rollback.failed": ("0", lambda value: value == 0),
+    "rollback.mis_versioned": ("0", lambda value: value == 0),
+    "hostile_artifacts": ("60", lambda value: value >= 60),
+    "refused": ("all", lambda value: value >= 60),
+    "approval_attacks": ("", lambda value: value > 0),
+    "approval_refused": ("all", lambda value: value > 0),
+    "planted_secrets": ("1,000", lambda value: value >= 1000),
+    "found_secrets": ("0", lambda value: value == 0),
+    "unprotected_listeners": ("0", lambda value: value == 0),
+}
+
+
+def main(
+    only: Annotated[list[str] | None, typer.Option(help=f"Measure only this part: {', '.join(PARTS)}.")] = None,
+) -> None:
+    """Measure what is lost, done twice or let in."""
+    unknown = set(only or ()) - set(PARTS)
+    if unknown:
+        raise typer.BadParameter(f"no part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
+    console = Console(stderr=True)
+    path = RESULTS / f"{_NAME}.json"
+    known = json.loads(path.read_bytes()) if path.exists() else {}
+    figures = {name: value for name, value in known.items() if name not in ("hardware", "date", "commit")}
+    measured = dict(figures.pop("measured", {}))
+    for name in only or PARTS:
+        console.print(f"[bold]{name}[/bold]")
+        figures |= PARTS[name](lambda text: console.print(f"  {text}", markup=False, highlight=False))
+        measured[name] = {"date": datetime.now(UTC).isoformat(), "commit": commit()}
+        # After each part: an hour of measurements is not lost with the last of them.
+        write(_NAME, {**figures, "measured": measured})
+    _show(figures)
+    Console().print(f"written to {path}")
+
+
+def _show(figures: dict[str, Any]) -> None:
+    table = Table("figure", "measured", "goal", "", title="reliability", title_justify="left")
+    for name, (goal, holds) in GOALS.items():
+        value: Any = figures
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None:
+            shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
+            table.add_row(name, shown, goal, "[green]yes[/green]" if holds(value) else "[red]no[/red]")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,70 @@
+"""`millrace rollback`: ask, and see that it is done. Light to import: it is for emergencies, and needs no Prefect."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flows.progress import Progress
+from millrace.errors import MillraceError
+from millrace.ledger import Ledger
+from millrace.logs import get_logger
+from millrace.settings import Settings
+from millrace.spec.load import pipeline_dir
+from tasks.rollback_requests import RollbackRequest, end, is_worked_on, new_id, outcome_of
+
+#: Seconds that the standby is given to begin, and to end: then this process does it itself.
+BEGIN_SECONDS = 2.0
+END_SECONDS = 20.0
+
+_POLL_SECONDS = 0.05
+
+
+def run_rollback(settings: Settings, name: str, to_version: str | None) -> dict[str, Any]:
+    """Roll back; returns once all traffic is on the version that it names.
+
+    Raises:
+        MillraceError: it cannot be done; nothing has changed.
+    """
+    pipeline_dir(name, settings.pipelines)
+    ledger = Ledger(settings.ledger)
+    request = RollbackRequest(new_id(), name, f"person:{getpass.getuser()}", to_version)
+    ledger.append(request.fact())
+    with Progress().spinner("rolling back"):
+        outcome = wait(ledger, request) or _by_itself(ledger, request)
+    return {"pipeline": name, **outcome}
+
+
+def wait(
+    ledger: Ledger,
+    request: RollbackRequest,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> dict[str, Any] | None:
+    """What the standby made of it; None when nobody has begun, or whoever did has not come to an end.
+
+    Raises:
+        MillraceError: as it ended.
+    """
+    asked = clock()
+    while (outcome := outcome_of(ledger, request)) is None:
+        seconds = clock() - asked
+        if seconds >= END_SECONDS or (seconds >= BEGIN_SECONDS and not is_worked_on(ledger, request)):
+            return None
+        pause(_POLL_SECONDS)
+    return outcome
+
+
+def _by_itself(ledger: Ledger, request: RollbackRequest) -> dict[str, Any]:
+    # As the same run: the standby, should it wake up, has lost the slot.
+    get_logger().warning("the standby does not act: this process does", pipeline=request.pipeline)
+    from tasks.rollback import perform
+
+    try:
+        return perform(request)
+    except MillraceError as error:
+        # Told to the person: a standby that comes later must not do it after all.
+        end(ledger, request, error)
+        raise

@@ -1,0 +1,108 @@
+"""Who may ask a replica: with keys, who has one; without, who is on this machine and is no page of another origin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from millrace.errors import ForeignRequestError, MillraceError, ServiceError, UnknownCallerError
+from millrace.keys import KeyFile, digest_key
+from millrace.settings import Settings
+
+_BEARER = b"bearer "
+_LOOK_SECONDS = 0.2
+
+Stamp = tuple[int, int, int]
+
+
+@dataclass
+class Door:
+    """Checks a request's headers before its body is read.
+
+    A key is demanded where anything listens beyond loopback, and as soon as one was ever made; revoking the last one
+    does not open the door again. Whether the file of the keys has changed is looked up five times a second, so
+    `millrace keys` needs no restart, and a request that comes in between costs a few microseconds.
+
+    Without keys, loopback is what protects the endpoint. But a browser is on loopback too: what a page of another
+    origin sends, or a name that somebody points to 127.0.0.1, is refused.
+    """
+
+    keys: KeyFile
+    demanded: bool
+    hosts: frozenset[str]
+    clock: Callable[[], float] = time.monotonic
+    _looked: float = field(default=float("-inf"), init=False)
+    _stamp: Stamp | None = field(default=None, init=False)
+    _customers: dict[str, str | None] = field(default_factory=dict, init=False)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Door:
+        """The door that the settings ask for."""
+        served = urlsplit(settings.serve_url)
+        hosts = {"127.0.0.1", "localhost", "[::1]", served.hostname or ""}
+        return cls(KeyFile(settings.keys_path), settings.listens_elsewhere, frozenset(hosts))
+
+    def check(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+        """The customer whose key the request carries; None where none is demanded.
+
+        Raises:
+            UnknownCallerError: no valid key.
+            ForeignRequestError: a page of another origin asks, or it is asked under a foreign name.
+            ServiceError: the file of the keys cannot be read; nobody is let in then.
+        """
+        self._refresh()
+        authorization = host = origin = b""
+        for name, value in headers:
+            if name == b"authorization":
+                authorization = value
+            elif name == b"host":
+                host = value
+            elif name == b"origin":
+                origin = value
+        if self.demanded or self._customers:
+            return self._customer(authorization)
+        self._require_near(host.decode("latin-1").lower(), origin.decode("latin-1").lower())
+        return None
+
+    def _customer(self, authorization: bytes) -> str:
+        if authorization[: len(_BEARER)].lower() == _BEARER:
+            found = self._customers.get(digest_key(authorization[len(_BEARER) :].strip()))
+            if found is not None:
+                return found
+        raise UnknownCallerError(
+            "this request has no valid key" if authorization else "this request has no key",
+            allowed="authorization: Bearer KEY",
+            next="ask who runs the service for a key",
+        )
+
+    def _require_near(self, host: str, origin: str) -> None:
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        if name not in self.hosts:
+            raise ForeignRequestError("this service has another name", got=host, allowed=", ".join(sorted(self.hosts)))
+        if origin and origin.partition("://")[2] != host:
+            raise ForeignRequestError("a page of another origin may not ask this service", got=origin, allowed=host)
+
+    def _refresh(self) -> None:
+        now = self.clock()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        stamp: Stamp | None
+        try:
+            found = self.keys.path.stat()
+            stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+        except FileNotFoundError:
+            stamp = None
+        except OSError as error:
+            raise ServiceError("the keys cannot be read", next="look at the replica's log") from error
+        if stamp == self._stamp:
+            self._looked = now
+            return
+        try:
+            keys = self.keys.read()
+        except (MillraceError, OSError) as error:
+            raise ServiceError("the keys cannot be read", next="restore their file, or make new ones") from error
+        self._customers = {key.digest: None if key.revoked_at else key.customer for key in keys}
+        # Only now: a file that could not be read is tried again, and nobody let in, with each request.
+        self._stamp, self._looked = stamp, now

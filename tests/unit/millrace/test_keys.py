@@ -1,0 +1,102 @@
+"""Serving keys: shown once, kept as a hash, revoked for good."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millrace.errors import ArtifactError, ConfigError, UnknownNameError
+from millrace.keys import KeyFile, digest_key
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFile:
+    return KeyFile(tmp_path / "state" / "keys.json")
+
+
+def test_without_a_file_there_are_no_keys(keys: KeyFile) -> None:
+    assert keys.read() == []
+    assert not keys.path.parent.exists(), "reading makes nothing"
+
+
+def test_a_key_is_kept_as_its_hash_only(keys: KeyFile) -> None:
+    made, key = keys.create("acme")
+    assert keys.read() == [made]
+    assert made.digest == hashlib.sha256(key.encode()).hexdigest() == digest_key(key)
+    assert made.digest.startswith(made.id)
+    text = keys.path.read_text()
+    assert key not in text
+    assert key.removeprefix("mr_") not in text
+    assert stat.S_IMODE(keys.path.stat().st_mode) == 0o600
+
+
+def test_keys_differ_and_have_256_bits(keys: KeyFile) -> None:
+    made = [keys.create("acme")[1] for _ in range(8)]
+    assert len(set(made)) == 8
+    # 32 bytes in base64 without padding.
+    assert {len(key.removeprefix("mr_")) for key in made} == {43}
+
+
+def test_a_revoked_key_stays_in_the_file(keys: KeyFile) -> None:
+    made, _ = keys.create("acme")
+    other, _ = keys.create("umbrella")
+    revoked = keys.revoke(made.id)
+    assert revoked.revoked_at is not None
+    assert keys.read() == [revoked, other]
+    assert keys.revoke(made.id) == revoked, "again changes nothing"
+
+
+def test_an_unknown_key_is_named_with_the_nearest(keys: KeyFile) -> None:
+    made, _ = keys.create("acme")
+    with pytest.raises(UnknownNameError, match=f"did you mean '{made.id}'"):
+        keys.revoke(made.id[:-1] + "x")
+
+
+def test_who_revokes_by_the_key_itself_does_not_see_it_again(keys: KeyFile) -> None:
+    _, key = keys.create("acme")
+    with pytest.raises(UnknownNameError) as caught:
+        keys.revoke(key)
+    assert key[4:] not in str(caught.value)
+
+
+@pytest.mark.parametrize("customer", ["", "Acme", "-acme", "a b", "a\n", "../x", "x" * 64])
+def test_a_bad_name_is_refused_and_nothing_is_written(customer: str, keys: KeyFile) -> None:
+    with pytest.raises(ConfigError, match="customer's name"):
+        keys.create(customer)
+    assert not keys.path.exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", '{"keys": [{}]}', '{"keys": [{"customer": "a", "digest": "x", "created_at": ""}]}']
+)
+def test_a_damaged_file_is_refused_and_kept(content: str, keys: KeyFile) -> None:
+    keys.path.parent.mkdir()
+    keys.path.write_text(content)
+    for change in (keys.read, lambda: keys.create("acme"), lambda: keys.revoke("0" * 12)):
+        with pytest.raises(ArtifactError, match="cannot be read"):
+            change()
+    assert keys.path.read_text() == content
+
+
+@given(content=st.binary(max_size=200))
+def test_whatever_is_in_the_file_there_are_keys_or_a_clear_error(
+    content: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError):
+        KeyFile(path).read()
+
+
+def test_keys_made_at_the_same_time_are_all_kept(keys: KeyFile) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda number: keys.create(f"customer-{number}")[0], range(12)))
+    assert sorted(key.digest for key in keys.read()) == sorted(key.digest for key in made)
+    assert json.loads(keys.path.read_text())["keys"]

@@ -1,0 +1,169 @@
+"""Who may ask a replica for predictions."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millrace.errors import ForeignRequestError, ServiceError, UnknownCallerError
+from millrace.keys import KeyFile
+from millrace.settings import Settings
+from ray_jobs.serve.door import Door
+from ray_jobs.serve.service import PredictionService
+
+HOME = (b"host", b"127.0.0.1:8000")
+BODY = {"rows": [{"delay": 1.5, "carrier": "UA"}]}
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFile:
+    return KeyFile(tmp_path / "keys.json")
+
+
+class Clock:
+    """Each look at it is a second later."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+@pytest.fixture
+def door(keys: KeyFile) -> Door:
+    return replace(Door.of(Settings(keys_file=keys.path)), clock=Clock())
+
+
+def bearer(key: str, scheme: str = "Bearer") -> tuple[bytes, bytes]:
+    return b"authorization", f"{scheme} {key}".encode()
+
+
+def test_on_loopback_without_keys_everybody_near_may_ask(door: Door) -> None:
+    for host in (b"127.0.0.1:8000", b"localhost:8000", b"LOCALHOST", b"[::1]:8000", b"[::1]"):
+        assert door.check([(b"host", host)]) is None
+    assert door.check([HOME, (b"origin", b"http://127.0.0.1:8000")]) is None
+
+
+@pytest.mark.parametrize("host", [b"", b"evil.example", b"evil.example:8000", b"127.0.0.1.evil.example:8000"])
+def test_a_name_that_somebody_points_to_loopback_is_refused(host: bytes, door: Door) -> None:
+    with pytest.raises(ForeignRequestError, match="another name"):
+        door.check([(b"host", host)])
+
+
+@pytest.mark.parametrize("origin", [b"http://evil.example", b"null", b"http://127.0.0.1:3000", b"file://"])
+def test_a_page_of_another_origin_is_refused(origin: bytes, door: Door) -> None:
+    with pytest.raises(ForeignRequestError, match="another origin"):
+        door.check([HOME, (b"origin", origin)])
+
+
+def test_a_company_names_its_endpoint_in_the_settings(keys: KeyFile) -> None:
+    door = Door.of(Settings(keys_file=keys.path, serve_url="https://predict.example"))
+    assert door.check([(b"host", b"predict.example")]) is None
+
+
+def test_the_first_key_closes_the_door_at_once(door: Door, keys: KeyFile) -> None:
+    assert door.check([HOME]) is None
+    _, key = keys.create("acme")
+    with pytest.raises(UnknownCallerError, match="no key"):
+        door.check([HOME])
+    assert door.check([HOME, bearer(key)]) == "acme"
+    assert door.check([HOME, bearer(key, "bearer")]) == "acme"
+    assert door.check([(b"host", b"predict.example"), bearer(key)]) == "acme", "a key is good under any name"
+
+
+def test_a_revoked_key_is_refused_and_the_last_one_does_not_open_the_door(door: Door, keys: KeyFile) -> None:
+    made, key = keys.create("acme")
+    assert door.check([HOME, bearer(key)]) == "acme"
+    keys.revoke(made.id)
+    for headers in ([HOME], [HOME, bearer(key)]):
+        with pytest.raises(UnknownCallerError):
+            door.check(headers)
+
+
+def test_beyond_loopback_a_key_is_demanded_before_there_is_one(keys: KeyFile) -> None:
+    door = replace(Door.of(Settings(keys_file=keys.path, listen="0.0.0.0")), clock=Clock())
+    with pytest.raises(UnknownCallerError):
+        door.check([HOME])
+    _, key = keys.create("acme")
+    assert door.check([HOME, bearer(key)]) == "acme"
+
+
+@given(given=st.binary(max_size=80))
+def test_no_other_header_opens_the_door(given: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    keys = KeyFile(tmp_path_factory.getbasetemp() / "one-key" / "keys.json")
+    if not keys.path.exists():
+        keys.create("acme")
+    door = Door.of(Settings(keys_file=keys.path))
+    for header in (given, b"Bearer " + given, b"Bearer " + keys.read()[0].digest.encode()):
+        with pytest.raises(UnknownCallerError):
+            door.check([HOME, (b"authorization", header)])
+
+
+def test_a_damaged_file_lets_nobody_in(door: Door, keys: KeyFile) -> None:
+    _, key = keys.create("acme")
+    assert door.check([HOME, bearer(key)]) == "acme"
+    keys.path.write_text("{")
+    for headers in ([HOME], [HOME, bearer(key)]):
+        with pytest.raises(ServiceError, match="keys cannot be read"):
+            door.check(headers)
+
+
+def test_the_file_is_looked_at_five_times_a_second(keys: KeyFile) -> None:
+    moments = [0.0, 0.1, 0.19, 0.2]
+    door = replace(Door.of(Settings(keys_file=keys.path)), clock=lambda: moments.pop(0))
+    assert door.check([HOME]) is None
+    keys.create("acme")
+    assert door.check([HOME]) is None
+    assert door.check([HOME]) is None
+    with pytest.raises(UnknownCallerError):
+        door.check([HOME])
+
+
+def test_an_unchanged_file_is_not_read_again(door: Door, keys: KeyFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, key = keys.create("acme")
+    assert door.check([bearer(key)]) == "acme"
+    monkeypatch.setattr(KeyFile, "read", lambda self: pytest.fail("read again"))
+    assert door.check([bearer(key)]) == "acme"
+    found = keys.path.stat()
+    os.utime(keys.path, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
+    with pytest.raises(pytest.fail.Exception, match="read again"):
+        door.check([bearer(key)])
+
+
+def test_over_http_a_key_is_demanded_of_predictions_and_outcomes_only(world: Any, door: Door, keys: KeyFile) -> None:
+    _, key = keys.create("acme")
+    service = PredictionService(world.pipeline, world.store, world.log_folder, door=door)
+
+    async def ask(method: str, path: str, **options: Any) -> httpx.Response:
+        http = httpx.ASGITransport(service, root_path="/v1/tiny")
+        async with httpx.AsyncClient(transport=http, base_url="http://test/v1/tiny") as client:
+            return await client.request(method, path, **options)
+
+    async def story() -> None:
+        await service.load(world.publish("1"))
+        for path in ("/predict", "/outcomes"):
+            refused = await ask("POST", path, json=BODY)
+            assert refused.status_code == 401
+            assert refused.headers["www-authenticate"] == 'Bearer realm="millrace"'
+            assert refused.headers["content-type"] == "application/problem+json"
+            assert refused.json()["type"] == "urn:millrace:error:unknown-caller"
+        for path in ("/health", "/ready", "/"):
+            assert (await ask("GET", path)).status_code == 200
+        answer = await ask("POST", "/predict", json=BODY, headers={"authorization": f"Bearer {key}"})
+        assert answer.status_code == 200
+        assert key not in answer.text
+
+    asyncio.run(story())
+    logged = b"".join(path.read_bytes() for path in world.log_folder.rglob("*") if path.is_file())
+    service.close()
+    assert b"authorization" not in logged
+    assert key.encode() not in logged
