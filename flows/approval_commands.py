@@ -70,7 +70,11 @@ def register(app: typer.Typer, tell: Tell) -> None:
         else:
             tell(answer_request(context.obj, request, answer, approver, reason), as_json, "answered")
 
-    app.add_typer(_approvers(tell), name="approvers", help="Who may approve: list, add, remove.")
+    app.add_typer(
+        _approvers(tell),
+        name="approvers",
+        help="Who may approve what waits: list them, add one, remove one.",
+    )
 
 
 def _approvers(tell: Tell) -> typer.Typer:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import datetime
 from typing import Any
 
+from millrace.approvals import requests
+from millrace.approvals.code import Code
+from millrace.errors import ApprovalError
 from millrace.ledger import Entry, Ledger
 from millrace.settings import Settings
 from millrace.spec.load import pipeline_dir
@@ -13,8 +18,13 @@ from millrace.spec.load import pipeline_dir
 NOTES = frozenset(
     {
         "run_started",
+        "run_resumed",
+        "fitted",
         "evaluated",
+        "check_begun",
         "checked",
+        "replayed",
+        "approval_awaited",
         "window_checked",
         "demo",
         "training_slot_taken",
@@ -41,16 +51,15 @@ def history(
         DigestError: `verify` or `head` was asked for, and the ledger is not as it was written.
     """
     pipeline_dir(name, settings.pipelines)
-    ledger = Ledger(settings.ledger)
     answer: dict[str, Any] = {"pipeline": name, "at": None if at is None else at.isoformat()}
-    answer["serving"] = _serving(ledger, ledger.serving(name, at))
-    if at is None:
-        entries = ledger.entries(name)
-        answer["entries"] = [_told(entry) for entry in entries if everything or entry.kind not in NOTES]
-    if verify or head is not None:
-        count, digest = ledger.verify(head)
-        answer["chain"] = {"entries": count, "digest": digest}
-    ledger.close()
+    with closing(Ledger(settings.ledger)) as ledger:
+        if verify or head is not None:
+            count, digest = ledger.verify(head)
+            answer["chain"] = {"entries": count, "digest": digest}
+        answer["serving"] = _serving(ledger, ledger.serving(name, at))
+        if at is None:
+            entries = ledger.entries(name)
+            answer["entries"] = [_told(entry) for entry in entries if everything or entry.kind not in NOTES]
     return answer
 
 
@@ -65,8 +74,17 @@ def _serving(ledger: Ledger, entry: Entry | None) -> dict[str, Any] | None:
         "package": entry.detail["package"],
         "since": entry.at.isoformat(),
         "because": None if cause is None else _told(cause),
-        "decided_by": entry.actor if cause is None else cause.actor,
+        "decided_by": entry.actor if cause is None else _decided_by(ledger, cause),
     }
+
+
+def _decided_by(ledger: Ledger, cause: Entry) -> str:
+    """The person who approved it, where one was asked and the signature held when it was used; else its actor."""
+    request = cause.detail.get("approval")
+    if request is None:
+        return cause.actor
+    approver = requests.standing_of(ledger, requests.find(ledger, str(request)), cause.at).approver
+    return cause.actor if approver is None else f"person:{approver}"
 
 
 def _told(entry: Entry) -> dict[str, Any]:
@@ -83,23 +101,40 @@ def _told(entry: Entry) -> dict[str, Any]:
 
 def why(entry: Entry) -> str:
     """What an entry says, in a line."""
-    detail = entry.detail
-    reasons = "; ".join(str(reason) for reason in detail.get("reasons") or ())
-    match entry.kind:
-        case "incident_opened":
-            seen = "; ".join(str(reason) for reason in detail["evidence"].get("reasons") or ())
-            return f"{detail['kind']} of version {detail['version']}: {seen}"
-        case "incident_answered":
-            return f"training {detail['response']}"
-        case "incident_closed":
-            return str(detail["outcome"])
-        case "trained":
-            return f"{detail['outcome']}: version {detail['version']}"
-        case "rolled_back":
-            return f"from version {detail['from']} to {detail['to']}"
-        case "serving":
-            return f"because of entry {detail.get('because', '(not recorded)')}"
-        case _:
-            return reasons or ", ".join(
-                f"{key} {value}" for key, value in detail.items() if isinstance(value, str | int | float)
-            )
+    return _SAID.get(entry.kind, _facts)(entry.detail)
+
+
+def _reasons(said: Mapping[str, Any]) -> str:
+    return "; ".join(str(reason) for reason in said.get("reasons") or ())
+
+
+def _facts(detail: Mapping[str, Any]) -> str:
+    return _reasons(detail) or ", ".join(
+        f"{name} {value}" for name, value in detail.items() if isinstance(value, str | int | float)
+    )
+
+
+def _rolled_back(detail: Mapping[str, Any]) -> str:
+    asked = f": {detail['reason']}" if detail.get("reason") else ""
+    return f"from version {detail['from']} to {detail['to']}{asked}"
+
+
+def _answered(detail: Mapping[str, Any]) -> str:
+    try:
+        answer: str = Code.parse(str(detail["code"])).answer
+    except ApprovalError as error:
+        answer = error.what
+    return f"{answer}: {detail['reason']}" if detail["reason"] else answer
+
+
+_SAID: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "incident_opened": lambda said: f"{said['kind']} of version {said['version']}: {_reasons(said['evidence'])}",
+    "incident_answered": lambda said: f"training {said['response']}",
+    "incident_closed": lambda said: str(said["outcome"]),
+    "trained": lambda said: f"{said['outcome']}: version {said['version']}",
+    "serving": lambda said: f"because of entry {said.get('because', '(not recorded)')}",
+    "rolled_back": _rolled_back,
+    "guard_breached": lambda said: _reasons(said["verdict"]),
+    "approval_requested": lambda said: str(said["summary"]),
+    "approval_decided": _answered,
+}

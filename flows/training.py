@@ -42,7 +42,9 @@ def training(
     asked_by = requester(incident, requested_by)
     with open_run("training", pipeline, as_of, asked_by) as opened, answering(opened, incident):
         if (record := finished(opened)) is not None:
-            return dict(record)
+            # Killed while it gave its slot back: it takes it again, to give it back.
+            with holding(opened, "training"):
+                return dict(record)
         accepted = approved_thresholds(opened)
         if (refusal := refused_training(accepted, incident)) is not None:
             return finish_untrained(accepted, refusal, incident)

@@ -40,11 +40,16 @@ def decide(
         return BrakeDecision(
             False, f"cooling down: {brakes.cool_down_days:g} days around the incident of {max(near):%Y-%m-%d}"
         )
-    earlier = [end for end in incident_ends if end < now]
-    recent = [end for end in earlier if now - end <= timedelta(days=brakes.budget_days)]
-    if len(recent) >= brakes.max_incidents:
+    spent = _most_beside(now, incident_ends, timedelta(days=brakes.budget_days))
+    if spent >= brakes.max_incidents:
         return BrakeDecision(
             False,
-            f"budget spent: {len(recent)} incidents in {brakes.budget_days:g} days, {brakes.max_incidents} allowed",
+            f"budget spent: {spent} incidents in {brakes.budget_days:g} days, {brakes.max_incidents} allowed",
         )
     return BrakeDecision(True, f"{num_bad} of the newest {brakes.of_windows} windows bad")
+
+
+def _most_beside(now: datetime, incident_ends: Sequence[datetime], budget: timedelta) -> int:
+    """The most incidents that any span of `budget` around `now` holds: later ones count when `now` is judged late."""
+    starts = [now, *(end for end in incident_ends if end < now and now - end <= budget)]
+    return max(sum(start <= end <= start + budget for end in incident_ends) for start in starts)

@@ -79,7 +79,7 @@ def check_window(run: Run, window: Window) -> dict[str, Any]:
         brake = BrakeDecision(False, reason)
         return _recorded(run, Checked(window, champion.version, len(rows), num_outcomes, (), brake, None, ""))
     verdicts, columns, report_url = _measure(run, champion, window, rows)
-    brake, incident = _respond(run, champion, window, verdicts)
+    brake, incident = release_incident(run, champion, window, verdicts)
     shown = brake.reason if incident is None else f"incident {incident.key}: {brake.reason}"
     artifacts.drift(run.pipeline.name, verdicts, columns, report_url, shown)
     return _recorded(
@@ -131,7 +131,7 @@ def _expected(run: Run, champion: Version) -> float:
     return float(promoted[-1].detail["observed"]) if promoted else float("nan")
 
 
-def _respond(
+def release_incident(
     run: Run, champion: Version, window: Window, verdicts: Sequence[Verdict]
 ) -> tuple[BrakeDecision, Incident | None]:
     """Record this window, ask the brakes about the newest ones, and open the incident that they let through."""

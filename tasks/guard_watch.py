@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from millrace.approvals.thresholds import in_force
 from millrace.errors import ConfigError, DataError, MillraceError
 from millrace.guard import Traffic, judge
 from millrace.ledger import Entry, Fact, Ledger
@@ -16,7 +17,7 @@ from millrace.log_tables import ANSWERS, FAILURES
 from millrace.log_tail import LogTail
 from millrace.logs import get_logger
 from millrace.settings import Settings
-from millrace.spec import GuardSpec
+from millrace.spec import GuardSpec, PipelineSpec
 from millrace.spec.load import FILE_NAME, load_spec
 from millrace.verdict import Verdict
 from tasks.champion_pile import served_before
@@ -83,7 +84,7 @@ class GuardWatch:
     clock: Callable[[], float] = time.time
     _watched: dict[str, _Watched] = field(default_factory=dict)
     _done: set[int] = field(default_factory=set)
-    _specs: dict[str, tuple[int, GuardSpec]] = field(default_factory=dict)
+    _specs: dict[str, tuple[int, PipelineSpec]] = field(default_factory=dict)
 
     def tick(self) -> None:
         """Judge each version that was promoted lately.
@@ -176,5 +177,5 @@ class GuardWatch:
         changed = (folder / FILE_NAME).stat().st_mtime_ns if (folder / FILE_NAME).exists() else 0
         known = self._specs.get(name)
         if known is None or known[0] != changed:
-            known = self._specs[name] = (changed, load_spec(folder).serving.guard)
-        return known[1]
+            known = self._specs[name] = (changed, load_spec(folder))
+        return in_force(self.ledger, known[1]).serving.guard

@@ -6,10 +6,12 @@ flow run, so however often the event comes, one training starts.
 
 from __future__ import annotations
 
+import re
 import uuid
 from datetime import UTC, datetime
+from typing import Any
 
-from millrace.errors import UnknownNameError
+from millrace.errors import UnknownNameError, shorten
 from millrace.ledger import Incident, Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings
@@ -19,14 +21,12 @@ EVENT = "millrace.incident.opened"
 RESOURCE = "millrace.pipeline"
 TRAINING = "training/training"
 
+_KEY = re.compile(r"incident-[0-9a-f]{24}")
 
-def send_event(settings: Settings, incident: Incident) -> None:
-    """Put the incident's event on Prefect's bus, waiting until the server has it.
 
-    Raises:
-        ServiceError: the server does not take it. The incident stays unanswered, and the reconciler sees to it.
-    """
-    event = {
+def event_of(incident: Incident) -> dict[str, Any]:
+    """The event that tells of `incident`, as Prefect takes it."""
+    return {
         # New each time: Prefect drops an event whose id it has seen, and a re-send is meant to be heard.
         "id": str(uuid.uuid4()),
         "occurred": datetime.now(UTC).isoformat(),
@@ -38,7 +38,15 @@ def send_event(settings: Settings, incident: Incident) -> None:
         },
         "payload": {"incident": incident.key, "kind": incident.kind, "version": incident.version},
     }
-    publish(settings, event)
+
+
+def send_event(settings: Settings, incident: Incident) -> None:
+    """Put the incident's event on Prefect's bus, waiting until the server has it.
+
+    Raises:
+        ServiceError: the server does not take it. The incident stays unanswered, and the reconciler sees to it.
+    """
+    publish(settings, event_of(incident))
 
 
 def find_incident(ledger: Ledger, key: str) -> Incident:
@@ -47,9 +55,12 @@ def find_incident(ledger: Ledger, key: str) -> Incident:
     Raises:
         UnknownNameError: the ledger has no such incident.
     """
-    incident = ledger.outbox.find(key)
+    # Only what may be a key is looked up: an event may carry anything, of any length, a NUL included.
+    incident = ledger.outbox.find(key) if _KEY.fullmatch(key) else None
     if incident is None:
-        raise UnknownNameError(f"no incident '{key}' in the ledger", next="nothing: the event is not one of ours")
+        raise UnknownNameError(
+            f"no incident '{shorten(key)}' in the ledger", next="nothing: the event is not one of ours"
+        )
     return incident
 
 

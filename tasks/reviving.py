@@ -18,7 +18,7 @@ from tasks.run_kinds import ABANDONED, LOCAL, RESUMED
 SILENT_SECONDS = 4.0
 STUCK_SECONDS = 30.0
 #: Seconds after which a run is dead that Prefect holds for started, and that has never had a heartbeat.
-UNBORN_SECONDS = {"RUNNING": 5.0, "PENDING": 20.0, "CRASHED": 0.0}
+UNBORN_SECONDS = {"RUNNING": 15.0, "PENDING": 20.0, "CRASHED": 0.0}
 #: The longest pause before a run goes on that has gone on before: what is away may need its time to come back.
 MOST_PAUSE_SECONDS = 120.0
 #: Seconds that a worker is given to report the end of a process itself: said after the run goes on, it would mislead.

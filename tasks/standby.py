@@ -7,6 +7,7 @@ it anew whenever it ends: so it ends by itself when anything about it is in doub
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from millrace.logs import get_logger
 from millrace.settings import Settings, load_settings
 from ray_jobs.cluster import connect
 from ray_jobs.serve.deploy import serving
+from tasks.registry import Registry
 from tasks.rollback import is_passing, perform
 from tasks.rollback_requests import GUARD, READY, RollbackRequest, end, pending
 
@@ -61,6 +63,16 @@ class Standby:
                 self._not_before[request.id] = self.clock() + PAUSE_SECONDS
 
 
+def warm(settings: Settings, ledger: Ledger) -> None:
+    """Do once what is slow the first time: libraries that are imported where they are used, MLflow's client."""
+    importlib.import_module("ray_jobs.serve.app")
+    for entry in ledger.all_serving():
+        try:
+            Registry(settings).version(entry.pipeline, entry.subject)
+        except MillraceError as error:
+            get_logger().warning("not warm", pipeline=entry.pipeline, error=str(error))
+
+
 def main() -> None:
     """The process: ends with its parent, and when the cluster is away."""
     settings = load_settings()
@@ -69,6 +81,7 @@ def main() -> None:
     ready = settings.state / "run" / READY
     connect(settings)
     standby = Standby(settings, Ledger(settings.ledger))
+    warm(settings, standby.ledger)
     asked = float("-inf")
     while os.getppid() == parent:
         if time.monotonic() - asked >= ASK_SECONDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from millrace.logs import get_logger
 from millrace.settings import Settings
 from tasks.rollback_requests import READY
 
-#: Seconds between two starts, doubled up to the most while none becomes ready (each costs seconds of CPU); seconds
+#: Seconds between two starts, doubled up to the most while none becomes ready, as each costs seconds of CPU; seconds
 #: until one must be ready, and seconds for which it may then be silent: a rollback is one silence.
 PAUSE_SECONDS = 5.0
 MOST_PAUSE_SECONDS = 60.0
@@ -30,13 +31,18 @@ def start_standby(settings: Settings) -> subprocess.Popen[bytes]:
     log: IO[Any]
     with fault_point("standby.start"), (logs / "standby.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "tasks.standby"], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "tasks.standby"],
+            # It runs no flow, and Prefect would warn of each line that it cannot keep.
+            env=os.environ | {"PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
 
 
 @dataclass
 class StandbyWatch:
-    """A part of the reconciler. A missing standby costs seconds, no rollback; while nothing serves, none is kept."""
+    """A part of the reconciler. While nothing serves none is kept; one that is missing costs seconds, no rollback."""
 
     settings: Settings
     ledger: Ledger

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +25,57 @@ _NAME = "reliability"
 _SEED = 2013
 
 
+def _recovery(tell: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import recovery
+
+    return recovery.measure(24, 5, tell)
+
+
+def _rollback(tell: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import rollback
+
+    return rollback.measure(rollback.ROLLBACKS, rollback.THREADS, tell)
+
+
+def _stack(_: Tell) -> dict[str, Any]:
+    """What is measured on a stack that only runs: its listeners, and the way from an incident to a flow run."""
+    from benchmarks.reliability import latency, listeners
+    from tests.live import running_stack
+
+    with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder, running_stack(Path(folder)) as settings:
+        return {"event_to_run": latency.measure(settings), **listeners.measure(settings)}
+
+
+def _artifacts(_: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import hostile
+
+    return hostile.measure()
+
+
+def _approvals(_: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import approvals
+
+    return approvals.measure()
+
+
+def _secrets(_: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import canaries
+
+    return canaries.measure()
+
+
+def _storm(_: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import storm
+
+    return storm.measure(seed=_SEED)
+
+
+def _baseline(_: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import baseline
+
+    return {"baseline": baseline.measure(seed=_SEED)}
+
+
 def _schedules(tell: Tell) -> dict[str, Any]:
     from benchmarks.reliability import schedules
 
@@ -35,15 +88,16 @@ def _real_schedules(tell: Tell) -> dict[str, Any]:
     return real_schedules.measure(102, _SEED, tell)
 
 
-def _recovery(tell: Tell) -> dict[str, Any]:
-    from benchmarks.reliability import recovery
-
-    return recovery.measure(24, 5, tell)
-
-
 #: The parts in the order in which they are measured.
 PARTS: dict[str, Callable[[Tell], dict[str, Any]]] = {
     "recovery": _recovery,
+    "rollback": _rollback,
+    "stack": _stack,
+    "artifacts": _artifacts,
+    "approvals": _approvals,
+    "secrets": _secrets,
+    "storm": _storm,
+    "baseline": _baseline,
     "schedules": _schedules,
     "real_schedules": _real_schedules,
 }

@@ -220,7 +220,7 @@ def _answers(settings: Settings, pipeline: Pipeline, number: str, asked: Sequenc
     """What the package of the version answers, computed here and without the service."""
     version = Registry(settings).version(pipeline.name, number)
     target = Target(version.version, version.package_key, version.package_digest)
-    loaded = load_version(target, ObjectStore(settings.objects), pipeline)
+    loaded = load_version(target, ObjectStore.of(settings), pipeline)
     contract = RequestContract(loaded.predictor.spec)
     return [_numbers(loaded.answer(contract.parse(body).batch).predictions) for body in asked]
 

@@ -46,7 +46,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_API_URL": settings.prefect_api_url,
         "PREFECT_HOME": str(settings.state / "prefect"),
         # The polls that stand between an event and the first line of the flow that it starts; 10 s by default.
-        "PREFECT_WORKER_QUERY_SECONDS": "0.5",
+        "PREFECT_WORKER_QUERY_SECONDS": "0.25",
         "PREFECT_WORKER_PREFETCH_SECONDS": "5",
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",
         "MLFLOW_TRACKING_URI": settings.mlflow_url,

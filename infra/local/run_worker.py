@@ -29,6 +29,8 @@ def main() -> int:
     from prefect.utilities.processutils import setup_signal_handlers_worker
     from prefect.workers.process import ProcessWorker
 
+    from infra.local.direct_runs import DirectRun
+
     deadline = time.monotonic() + options.patience_s
     health = f"{get_current_settings().api.url}/health"
     while not answers(health):
@@ -48,6 +50,7 @@ def main() -> int:
             create_pool_if_not_found=True,
             base_job_template=template,
         )
+        worker.job_configuration = DirectRun
         await worker.start(printer=_say)
 
     setup_signal_handlers_worker(os.getpid(), "the process worker", _say)

@@ -8,6 +8,7 @@ Without a server it runs the flow itself. Only libraries are imported ahead: flo
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import selectors
@@ -26,6 +27,9 @@ _LIBRARIES = (
     "pyarrow.parquet",
     "sqlalchemy",
     "httpx",
+    "structlog",
+    "rich.traceback",
+    "anyio._backends._asyncio",
     "ray",
     "ray.serve",
     "ray.train.torch",
@@ -80,6 +84,9 @@ def serve(path: str) -> NoReturn:
     with suppress(FileNotFoundError):
         os.unlink(path)  # noqa: PTH108 - pathlib is not needed for anything else here
     _import_libraries()
+    # A child's collector would look at, and so copy, all that was imported here.
+    gc.collect()
+    gc.freeze()
     _Server(path, parent).run()
 
 

@@ -17,25 +17,27 @@ from millrace.storage import digest_json
 ACCEPTED = "thresholds_accepted"
 
 _SECTIONS = ("evaluation", "monitoring", "approvals")
-_QUARANTINE = "max_quarantined_share"
+#: Thresholds in sections that hold other things too.
+_FIELDS = (("data", "max_quarantined_share"), ("serving", "guard"))
 
 
 def thresholds(spec: PipelineSpec) -> dict[str, Any]:
-    """All values by which something is passed, refused, braked or approved."""
+    """All values by which something is passed, refused, braked, rolled back or approved."""
     document = spec.model_dump(mode="json")
-    return {name: document[name] for name in _SECTIONS} | {"data": {_QUARANTINE: document["data"][_QUARANTINE]}}
+    fields = {section: {field: document[section][field]} for section, field in _FIELDS}
+    return {name: document[name] for name in _SECTIONS} | fields
 
 
 def with_thresholds(spec: PipelineSpec, values: Mapping[str, Any]) -> PipelineSpec:
-    """`spec` judged by other values.
+    """`spec` judged by other values; what they lack, as an older Millrace had no such field, has its default.
 
     Raises:
         SpecError: they do not fit it, as its label or features are others by now.
     """
-    document = spec.model_dump(mode="json")
-    for name in _SECTIONS:
-        document[name] = values[name]
-    document["data"][_QUARANTINE] = values["data"][_QUARANTINE]
+    document = spec.model_dump(mode="json") | {name: values[name] for name in _SECTIONS if name in values}
+    for section, field in _FIELDS:
+        kept = {name: value for name, value in document[section].items() if name != field}
+        document[section] = kept | values.get(section, {})
     return parse_spec(document, f"{spec.name} with the thresholds accepted before")
 
 
@@ -43,6 +45,14 @@ def accepted(ledger: Ledger, pipeline: str) -> Mapping[str, Any] | None:
     """The values that were accepted last; None before the first."""
     entry = ledger.newest(pipeline, ACCEPTED)
     return None if entry is None else entry.detail["values"]
+
+
+def in_force(ledger: Ledger, spec: PipelineSpec) -> PipelineSpec:
+    """`spec` as it may be acted on now: while a guarded change waits for a person, by the values accepted before."""
+    values = accepted(ledger, spec.name)
+    if values is None or not values.get("approvals", {}).get("change_threshold"):
+        return spec
+    return with_thresholds(spec, values)
 
 
 def acceptance(ledger: Ledger, spec: PipelineSpec, run: str, because: str) -> Fact:

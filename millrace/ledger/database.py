@@ -13,7 +13,7 @@ from filelock import FileLock
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
-from millrace.errors import ConflictError, ServiceError, SettingsError
+from millrace.errors import ConflictError, DataError, ServiceError, SettingsError
 from millrace.faults import fault_point
 
 #: The newest migration; a test holds it against the folder `migrations/versions`.
@@ -79,6 +79,13 @@ class Database:
                 f"the ledger at {shown} refuses a statement",
                 got=str(error.orig),
                 next="check that the user in MILLRACE_LEDGER_URL owns the tables, and that nobody altered them",
+            ) from error
+        except UnicodeEncodeError as error:
+            raise DataError(
+                "the ledger cannot store a text",
+                got=str(error),
+                allowed="text without lone surrogates",
+                next="correct it",
             ) from error
         except (DBAPIError, sqlite3.Error, OSError) as error:
             raise ServiceError(

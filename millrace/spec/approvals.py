@@ -14,8 +14,8 @@ class ApprovalsSpec(Section):
     promote: bool = Field(default=False, description="A challenger that passed its gate waits before it serves.")
     change_threshold: bool = Field(
         default=False,
-        description="A change of evaluation, monitoring, data.max_quarantined_share or this section waits; until then "
-        "the values accepted before stay in force.",
+        description="A change of evaluation, monitoring, serving.guard, data.max_quarantined_share or this section "
+        "waits; until then the values accepted before stay in force.",
     )
     expires_hours: float = Field(
         default=24.0, gt=0, le=8760, description="Hours after which a request without an answer counts as rejected."

@@ -6,7 +6,6 @@ cluster's operator does, `supervise` does here: whatever has died is started aga
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import threading
@@ -30,7 +29,7 @@ from millrace.ledger import Ledger
 from millrace.settings import Settings
 from tasks.prefect_api import flow_state, submit
 from tasks.run_kinds import ABANDONED
-from tests.chaos.world import MODEL, SOURCE, SPEC, differences
+from tests.chaos.world import MODEL, SOURCE, SPEC, committed, differences
 from tests.live import run_millrace
 
 _REST_SECONDS = 300.0
@@ -256,16 +255,13 @@ class RealWorld:
 
     def _artifacts(self, name: str) -> list[str]:
         """Kind and file digests of what is committed, files with the pipeline's name in them left out."""
-        root, found = Path(self.settings.objects), []
-        for kind in ("staged", "checkpoints", "packages", "evaluations"):
-            for path in sorted((root / kind / name).rglob("manifest.json")):
-                document = json.loads(path.read_bytes())
-                for file, entry in document["entries"].items():
-                    content = (path.parent / entry["path"]).read_bytes()
-                    assert hashlib.sha256(content).hexdigest() == entry["sha256"], f"torn: {path}"
-                    if file not in ("spec.json", "model_card.md", "evaluation.json"):
-                        found.append(f"{kind} {file} {entry['sha256']}")
-        return sorted(found)
+        return sorted(
+            f"{kind} {file} {entry.sha256}"
+            for kind in ("staged", "checkpoints", "packages", "evaluations")
+            for artifact in committed(self.settings, f"{kind}/{name}")
+            for file, entry in artifact.entries.items()
+            if file not in ("spec.json", "model_card.md", "evaluation.json")
+        )
 
 
 def _is(process: psutil.Process, mark: str) -> bool:

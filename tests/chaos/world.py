@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections import Counter
@@ -14,6 +13,7 @@ import yaml
 from millrace.ledger import Ledger
 from millrace.settings import Settings
 from millrace.signing import Keys
+from millrace.storage import MANIFEST, Artifact, ObjectStore
 from tests.chaos.outside import Outside
 
 PIPELINE = "turning"
@@ -90,7 +90,8 @@ class World:
         self.outside = Outside(folder)
 
     def create(self) -> World:
-        """Write the pipeline's folder."""
+        """Write the pipeline's folder, and the key that signs."""
+        Keys(self.settings.signing_key).create()
         pipeline = self.folder / "pipelines" / PIPELINE
         pipeline.mkdir(parents=True)
         (pipeline / "pipeline.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
@@ -134,15 +135,18 @@ class World:
 
     def _artifacts(self) -> dict[str, str]:
         """Digest by key of what is committed; what a killed writer left unreferenced does not count."""
-        root = Path(self.settings.objects)
-        found = {}
-        for path in root.rglob("manifest.json"):
-            document = json.loads(path.read_bytes())
-            for entry in document["entries"].values():
-                content = (path.parent / entry["path"]).read_bytes()
-                assert hashlib.sha256(content).hexdigest() == entry["sha256"], f"torn: {path}"
-            found[str(path.parent.relative_to(root))] = document["digest"]
-        return found
+        return {artifact.key: artifact.digest for artifact in committed(self.settings, "")}
+
+
+def committed(settings: Settings, prefix: str) -> list[Artifact]:
+    """All artifacts below `prefix`, each verified to its last byte: signature, sizes, digests."""
+    store, root, found = ObjectStore.of(settings), Path(settings.objects), []
+    for path in sorted((root / prefix).rglob(MANIFEST)):
+        artifact = store.get(str(path.parent.relative_to(root)))
+        for name in artifact.entries:
+            artifact.read(name)
+        found.append(artifact)
+    return found
 
 
 def _without_speed(run: dict[str, Any]) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def test_a_bad_version_is_rolled_back_by_itself_once(
 def test_a_damaged_or_missing_package_changes_nothing(
     guarded: str, live_settings: Settings, millrace: Millrace
 ) -> None:
-    ledger, store = Ledger(live_settings.ledger), ObjectStore(live_settings.objects)
+    ledger, store = Ledger(live_settings.ledger), ObjectStore.of(live_settings)
     now = ledger.serving(guarded)
     other = next(v for v in Registry(live_settings).versions(guarded) if now is not None and v.version != now.subject)
     folder = Path(live_settings.objects) / other.package_key

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from benchmarks.reliability.approvals import RUN, Scene
 from flows import cli
 from flows.history import NOTES, history
+from millrace.approvals import requests
 from millrace.errors import DigestError, UnknownNameError
-from millrace.ledger import Ledger, Token
+from millrace.ledger import Fact, Ledger, Token
 from millrace.ledger.journal import GENESIS
 from millrace.pipeline import Pipeline
 from millrace.settings import Settings
@@ -100,14 +102,48 @@ def test_the_timeline_is_in_order_and_without_notes(local_settings: Settings, mo
 
 def test_what_is_hidden_are_kinds_that_there_are() -> None:
     from flows.demo import DEMO
+    from millrace.approvals.requests import AWAITED
     from millrace.ledger.ledger import WINDOW_CHECKED
     from millrace.ledger.slots import released, taken
-    from tasks.checks import CHECKED
-    from tasks.run_kinds import STARTED
-    from tasks.training import EVALUATED
+    from tasks.checks import BEGUN, CHECKED
+    from tasks.replay import REPLAYED
+    from tasks.run_kinds import RESUMED, STARTED
+    from tasks.training import EVALUATED, FITTED
 
     slots = {kind(slot) for kind in (taken, released) for slot in ("training", "serving")}  # type: ignore[arg-type]
-    assert slots | {DEMO, WINDOW_CHECKED, CHECKED, STARTED, EVALUATED} == NOTES
+    notes = {AWAITED, BEGUN, CHECKED, DEMO, EVALUATED, FITTED, REPLAYED, RESUMED, STARTED, WINDOW_CHECKED}
+    assert slots | notes == NOTES
+
+
+def approved(ledger: Ledger, scene: Scene) -> None:
+    """Let version 2 serve, by the approval of the scene's request."""
+    token = ledger.slots.take("tiny", "serving", RUN)
+    assert isinstance(token, Token)
+    requests.use(ledger, requests.standing_of(ledger, scene.request, scene.now), RUN, token=token)
+    detail = {"reasons": ["better"], "approval": scene.request.id}
+    cause = ledger.decide("tiny", "promoted", "2", detail, actor=RUN, token=token)
+    ledger.serve("tiny", "2", "sha256:2", because=cause, token=token)
+
+
+def test_a_person_who_approved_it_is_who_decided(local_settings: Settings, ledger: Ledger) -> None:
+    scene = Scene.build(ledger)
+    scene.give(scene.code().text)
+    approved(ledger, scene)
+    told = history(local_settings, "tiny")
+    assert told["serving"]["decided_by"] == "person:alice"
+    assert told["serving"]["because"]["actor"] == RUN, "the run that did it"
+    said = {entry["kind"]: (entry["actor"], entry["why"]) for entry in told["entries"]}
+    assert said["approval_requested"][1] == "let version 2 serve"
+    assert said["approval_decided"] == ("person:alice", "approve")
+
+
+def test_an_approval_that_nobody_signed_names_no_person(local_settings: Settings, ledger: Ledger) -> None:
+    scene = Scene.build(ledger)
+    ledger.append(Fact("tiny", requests.DECIDED, scene.request.id, {"code": "forged", "reason": ""}, "person:alice"))
+    approved(ledger, scene)
+    told = history(local_settings, "tiny")
+    assert told["serving"]["decided_by"] == RUN
+    assert "person:alice" not in str(told["serving"])
 
 
 def test_a_person_reads_a_table(local_settings: Settings, moments: dict[str, datetime]) -> None:
@@ -155,7 +191,7 @@ def test_verify_finds_what_was_altered_and_what_is_gone(
     assert "the ledger was changed at entry 13" in str(done.exception)
 
 
-def test_an_unknown_pipeline_names_the_nearest(local_settings: Settings, tiny: Pipeline, tmp_path: Path) -> None:
+def test_an_unknown_pipeline_names_the_nearest(local_settings: Settings, tiny: Pipeline) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'tiny'"):
         history(local_settings, "tny")
-    assert not (tmp_path / "state").exists()
+    assert not Path(local_settings.ledger.removeprefix("sqlite:///")).exists()

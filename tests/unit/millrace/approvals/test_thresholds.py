@@ -23,6 +23,7 @@ MakeSpec = Callable[..., PipelineSpec]
         ("monitoring.quality.max_drop", 9.0, "monitoring.quality.max_drop: 0.03 -> 9.0"),
         ("monitoring.brakes.max_incidents", 0, "monitoring.brakes.max_incidents: 6 -> 0"),
         ("data.max_quarantined_share", 1.0, "data.max_quarantined_share: 0.01 -> 1.0"),
+        ("serving.guard.watch_minutes", 1.0, "serving.guard.watch_minutes: 60.0 -> 1.0"),
         ("approvals.promote", True, "approvals.promote: False -> True"),
         ("approvals.expires_hours", 1.0, "approvals.expires_hours: 24.0 -> 1.0"),
     ],
@@ -44,6 +45,13 @@ def test_values_that_do_not_fit_any_more_are_told(make_spec: MakeSpec) -> None:
         thresholds.with_thresholds(make_spec("regression"), thresholds.thresholds(make_spec("binary")))
 
 
+def test_what_an_older_millrace_did_not_know_has_its_default(make_spec: MakeSpec) -> None:
+    values = thresholds.thresholds(make_spec())
+    older = {name: value for name, value in values.items() if name not in ("serving", "approvals")}
+    changed = make_spec(change={"serving.replicas": 2})
+    assert thresholds.with_thresholds(changed, older) == changed
+
+
 def test_the_newest_accepted_values_hold(make_spec: MakeSpec, ledger: Ledger) -> None:
     assert thresholds.accepted(ledger, "tiny") is None
     for min_rows in (500, 400, 500):
@@ -54,3 +62,11 @@ def test_the_newest_accepted_values_hold(make_spec: MakeSpec, ledger: Ledger) ->
         held = thresholds.accepted(ledger, "tiny")
         assert held is not None
         assert held["evaluation"]["min_rows"] == min_rows
+
+
+def test_a_guarded_change_is_not_in_force_before_it_is_accepted(make_spec: MakeSpec, ledger: Ledger) -> None:
+    looser = {"serving.guard.max_failed_share": 0.9}
+    assert thresholds.in_force(ledger, make_spec(change=looser)) == make_spec(change=looser), "nothing was accepted yet"
+    guarded = make_spec(change={"approvals.change_threshold": True})
+    ledger.append(thresholds.acceptance(ledger, guarded, "run-1", "the first"))
+    assert thresholds.in_force(ledger, make_spec(change=looser)) == guarded
