@@ -199,6 +199,8 @@ class Settings(BaseSettings):
             if (value := getattr(self, name)) is not None:
                 yield value.get_secret_value()
                 yield from secrets.url_passwords(value.get_secret_value())
+                # Of `user:password` the password alone is one too.
+                yield value.get_secret_value().partition(":")[2]
         for name in type(self).model_fields:
             path = getattr(self, name)
             if name.endswith("_file") and isinstance(path, Path) and path.is_file():

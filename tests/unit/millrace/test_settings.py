@@ -193,6 +193,12 @@ def test_secret_settings_are_known_once_loaded(monkeypatch: pytest.MonkeyPatch) 
     assert redact("FATAL: in-the-url is wrong") == "FATAL: *** is wrong"
 
 
+def test_the_password_of_a_service_is_known_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_PREFECT_AUTH", "admin:battery-staple")
+    load_settings()
+    assert redact("wrong: battery-staple") == "wrong: ***"
+
+
 def test_the_contents_of_key_files_are_known(tmp_path: Path) -> None:
     class WithKey(Settings):
         signing_key_file: Path | None = None
