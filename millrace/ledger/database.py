@@ -21,6 +21,10 @@ HEAD = "0002"
 
 #: Not Alembic's own name: MLflow and Prefect keep theirs under that, and one PostgreSQL database may hold all three.
 VERSION_TABLE = "ledger_schema"
+_KNOWN = {
+    "sqlite": "SELECT 1 FROM sqlite_master WHERE name = 'ledger_schema'",
+    "postgresql": "SELECT CAST(to_regclass('ledger_schema') AS text)",
+}
 
 _BUSY_MS = 30_000
 _CONNECT_SECONDS = 10
@@ -174,15 +178,10 @@ def _schema(engine: sa.Engine) -> str | None:
 
 
 def _revision(connection: sa.Connection) -> str | None:
-    # SQLAlchemy's inspector knows this too, but costs more than all else that a first call does.
-    if connection.dialect.name == "sqlite":
-        names = sa.table("sqlite_master", sa.column("name"))
-        known = connection.scalar(sa.select(names.c.name).where(names.c.name == VERSION_TABLE))
-    else:
-        known = connection.scalar(sa.select(sa.cast(sa.func.to_regclass(VERSION_TABLE), sa.Text)))
-    if known is None:
+    # Each new `Ledger` asks: one look at the catalogue, with nothing to compile.
+    if connection.exec_driver_sql(_KNOWN[connection.dialect.name]).scalar() is None:
         return None
-    return connection.scalar(sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE)))
+    return connection.exec_driver_sql("SELECT version_num FROM ledger_schema").scalar()
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
