@@ -201,9 +201,9 @@ class Settings(BaseSettings):
                 yield from secrets.url_passwords(value.get_secret_value())
                 # Of `user:password` the password alone is one too.
                 yield value.get_secret_value().partition(":")[2]
-        for name in type(self).model_fields:
-            path = getattr(self, name)
-            if name.endswith("_file") and isinstance(path, Path) and path.is_file():
+        named = [getattr(self, name) for name in type(self).model_fields if name.endswith("_file")]
+        for path in {self.signing_key, *(path for path in named if isinstance(path, Path))}:
+            if path.is_file():
                 yield from _file_secrets(path)
 
     def __getstate__(self) -> dict[Any, Any]:

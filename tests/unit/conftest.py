@@ -189,8 +189,12 @@ def tiny(write_pipeline: Callable[..., Pipeline], tmp_path: Path) -> Pipeline:
 
 @pytest.fixture
 def local_settings(tmp_path: Path) -> Settings:
-    """Settings whose state and pipelines lie below the test's folder."""
-    settings = Settings(state_dir=tmp_path / "state", pipelines_dir=tmp_path / "pipelines")
+    """Settings whose state, pipelines and keys lie below the test's folder; there is no state yet."""
+    settings = Settings(
+        state_dir=tmp_path / "state",
+        pipelines_dir=tmp_path / "pipelines",
+        signing_key_file=tmp_path / "keys" / "signing.key",
+    )
     Keys(settings.signing_key).create()
     return settings
 

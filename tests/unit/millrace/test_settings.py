@@ -204,6 +204,6 @@ def test_the_contents_of_key_files_are_known(tmp_path: Path) -> None:
         signing_key_file: Path | None = None
 
     (tmp_path / "key").write_text("first-line-of-it\nsecond-line-of-it\n")
-    found = set(WithKey(signing_key_file=tmp_path / "key").secret_values())
+    found = set(WithKey(state_dir=tmp_path / "state", signing_key_file=tmp_path / "key").secret_values())
     assert {"first-line-of-it", "second-line-of-it"} <= found
-    assert set(WithKey(signing_key_file=tmp_path / "absent").secret_values()) == set()
+    assert set(WithKey(state_dir=tmp_path / "state", signing_key_file=tmp_path / "absent").secret_values()) == set()
