@@ -27,6 +27,10 @@ test: $(STAMP) ## Run all tests
 test-unit: $(STAMP) ## Run the tests that need no server
 	@$(BIN)/pytest tests/unit -q -n 2
 
+.PHONY: fuzz
+fuzz: $(STAMP) ## Look for bad input that is not refused, with many random examples
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/pytest tests/unit/fuzz -q -n 2 --timeout 3600
+
 .PHONY: lint
 lint: $(STAMP) ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .

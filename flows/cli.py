@@ -123,11 +123,10 @@ def replay(
 ) -> None:
     """Send a window of the past through the live endpoint, in event-time order, outcomes as they became known."""
     from flows.follow import run_replay
+    from millrace.window import Window
 
-    begin, finish = _time(start), _time(end)
-    if begin is None or finish is None or begin >= finish:
-        raise ConfigError("--start must lie before --end", got=f"{start} and {end}", next="swap them")
-    _answer(run_replay(context.obj, name, begin, finish, rows_per_request), as_json, "replay")
+    window = Window.asked(_time(start), _time(end))
+    _answer(run_replay(context.obj, name, window.start, window.end, rows_per_request), as_json, "replay")
 
 
 @app.command()
@@ -317,10 +316,10 @@ def _time(text: str | None) -> Any:
         return None
     from datetime import datetime
 
-    from millrace.window import utc
+    from millrace.window import known_moment
 
     try:
-        return utc(datetime.fromisoformat(text))
+        return known_moment(datetime.fromisoformat(text))
     except ValueError:
         raise ConfigError(
             "a time cannot be read", got=text, allowed="ISO 8601, for example 2013-04-01 or 2013-04-01T12:00:00Z"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from millrace.contract import check
@@ -28,7 +29,9 @@ def validate_pipeline(settings: Settings, name: str) -> dict[str, Any]:
 
     pipeline = load_pipeline(name, settings.pipelines)
     extent = source_extent(pipeline)
-    window = Window(max(extent.start, period_start(extent.end, pipeline.spec.data.partition)), extent.end)
+    # The period of the last moment: an extent may end where a period does.
+    last = period_start(extent.end - timedelta(microseconds=1), pipeline.spec.data.partition)
+    window = Window(max(extent.start, last), extent.end)
     rows = read_source(pipeline, window, extent.end)
     if rows.empty:
         raise DataError(f"the source of '{name}' has no rows in {window}", next="correct its extent()")

@@ -23,4 +23,4 @@ def replay(pipeline: str, start: datetime, end: datetime, rows_per_request: int 
         rows_per_request: Rows in one request.
     """
     with open_run("replay", pipeline) as run:
-        return replay_window(run, Window(start, end), rows_per_request)
+        return replay_window(run, Window.asked(start, end), rows_per_request)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,9 @@ REASON = "quarantine_reason"
 
 # A larger number becomes infinite in the model's float32.
 _LARGEST = float(np.finfo(np.float32).max)
+_ID_KINDS = ("string", "integer", "floating", "empty")
+_NUMBER_KINDS = "biuf"
+_NO_TEXT = "not valid Unicode"
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def check(rows: pd.DataFrame, data: DataSpec, window: Window) -> Checked:
             next="correct the source: each name once",
         )
     rows = rows[columns].reset_index(drop=True)
-    _check_ids(rows[data.row_id], data)
+    rows[data.row_id], broken_ids = _writable(_ids(rows[data.row_id], data))
     for name in filter(None, (data.event_time, data.label.known_at)):
         rows[name] = _times(rows[name], name, data)
     reasons = pd.Series("", index=rows.index)
@@ -65,6 +70,7 @@ def check(rows: pd.DataFrame, data: DataSpec, window: Window) -> Checked:
         f"{data.event_time}: outside the window",
     )
     _mark(reasons, rows[data.row_id].isna(), f"{data.row_id}: missing")
+    _mark(reasons, broken_ids, f"{data.row_id}: {_NO_TEXT}")
     _mark(reasons, rows[data.row_id].duplicated(keep="first"), f"{data.row_id}: seen before")
     for name, feature in data.features.items():
         rows[name], broken = (
@@ -107,26 +113,82 @@ def _mark(reasons: pd.Series, rows: pd.Series, reason: str) -> None:
     reasons[rows.fillna(True).astype(bool) & (reasons == "")] = reason
 
 
-def _check_ids(column: pd.Series, data: DataSpec) -> None:
-    if (kind := pd.api.types.infer_dtype(column, skipna=True)).startswith("mixed"):
+def _ids(column: pd.Series, data: DataSpec) -> pd.Series:
+    """Ids that can be compared and ordered, whatever they were packed in."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype("object")
+    if (kind := pd.api.types.infer_dtype(column, skipna=True)) not in _ID_KINDS:
+        why = "values of more than one type" if kind.startswith("mixed") else "no texts and no whole numbers"
         raise SourceError(
-            f"{data.source}: column '{data.row_id}' holds values of more than one type",
+            f"{data.source}: column '{data.row_id}' holds {why}",
             got=kind,
             next="give all ids as text, or all as whole numbers",
         )
+    if kind == "integer" and column.dtype == object:
+        try:
+            column.dropna().astype("int64")
+        except OverflowError as error:
+            raise SourceError(
+                f"{data.source}: column '{data.row_id}' holds numbers of more than 64 bits", next="give ids as text"
+            ) from error
+    return column
 
 
 def _times(column: pd.Series, name: str, data: DataSpec) -> pd.Series:
     try:
-        return pd.to_datetime(column, utc=True).astype("datetime64[ns, UTC]")
-    except (ValueError, TypeError, OverflowError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a slower parser, where times come as text
+            return pd.to_datetime(column, utc=True).astype("datetime64[ns, UTC]")
+    except (ValueError, TypeError, OverflowError, NotImplementedError) as error:
         raise SourceError(
             f"{data.source}: column '{name}' holds no times", got=str(error), next="give timestamps"
         ) from error
 
 
+def _numbers(column: pd.Series) -> pd.Series:
+    """The cells as float64, NaN where one is no real number: a time, a complex number, a list, a text."""
+    if column.dtype == object or column.dtype.kind not in _NUMBER_KINDS:
+        column = column.astype("object").map(_number, na_action="ignore")
+    return pd.to_numeric(column, errors="coerce").astype("float64")
+
+
+def _number(cell: object) -> float:
+    if not isinstance(cell, int | float | str | Decimal | np.number | np.bool_) or isinstance(cell, np.complexfloating):
+        return np.nan
+    try:
+        # Python's own reading of text takes more than tables mean by a number: 1_000.
+        return np.nan if isinstance(cell, str) and "_" in cell else float(cell)
+    except (ValueError, OverflowError):
+        return np.nan
+
+
+def _texts(column: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """The cells as text, None where missing; and those that are no text which can be stored."""
+    try:
+        texts = column.astype("string")
+    except (ValueError, TypeError):
+        texts = column.astype("object").map(str).astype("string")
+    return _writable(texts.astype("object").where(column.notna(), None))
+
+
+def _writable(column: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """The column with lone surrogates written out as `\\udXXX`, which no file could hold; and where there were any."""
+    broken = pd.Series(False, index=column.index)
+    if column.dtype != object:
+        return column, broken
+    try:
+        "".join(cell for cell in column if isinstance(cell, str)).encode()
+    except UnicodeEncodeError:
+        shown = column.map(
+            lambda cell: cell.encode(errors="backslashreplace").decode() if isinstance(cell, str) else cell
+        )
+        broken = column.notna() & (shown != column)
+        column = shown
+    return column, broken
+
+
 def _numeric(column: pd.Series, feature: NumericFeature) -> tuple[pd.Series, dict[str, pd.Series]]:
-    numbers = pd.to_numeric(column, errors="coerce").astype("float64")
+    numbers = _numbers(column)
     broken = {"not a number": numbers.isna() & column.notna(), "not finite": numbers.abs() > _LARGEST}
     if not feature.nullable:
         broken["missing"] = column.isna()
@@ -138,8 +200,8 @@ def _numeric(column: pd.Series, feature: NumericFeature) -> tuple[pd.Series, dic
 
 
 def _categorical(column: pd.Series, feature: CategoricalFeature) -> tuple[pd.Series, dict[str, pd.Series]]:
-    values = column.astype("string").astype("object").where(column.notna(), None)
-    broken = {}
+    values, no_text = _texts(column)
+    broken = {_NO_TEXT: no_text}
     if not feature.nullable:
         broken["missing"] = column.isna()
     if not feature.open:
@@ -151,10 +213,9 @@ def _label(column: pd.Series, data: DataSpec) -> tuple[pd.Series, pd.Series]:
     """The label column in its stored form, and the rows whose label is present and wrong."""
     label = data.label
     if label.kind == "multiclass" or label.positive is not None:
-        values = column.astype("string").astype("object").where(column.notna(), None)
-        wrong = column.notna() & ~values.isin(label.classes) if label.kind == "multiclass" else column.isna() & False
-        return values, wrong
-    numbers = pd.to_numeric(column, errors="coerce").astype("float64")
+        values, wrong = _texts(column)
+        return values, column.notna() & ~values.isin(label.classes) if label.kind == "multiclass" else wrong
+    numbers = _numbers(column)
     wrong = (numbers.isna() & column.notna()) | (numbers.abs() > _LARGEST)
     if label.kind == "binary":
         wrong |= numbers.notna() & ~numbers.isin([0.0, 1.0])

@@ -48,7 +48,7 @@ class MillraceError(Exception):
     def __init__(self, what: str, *, got: object = None, allowed: str | None = None, next: str | None = None) -> None:
         # Texts of libraries and of people's own code come in here, and go out to logs, states, databases and terminals.
         self.what = redact(what)
-        self.got = None if got is None else shorten(redact(repr(got)))
+        self.got = None if got is None else shorten(redact(shown(got)))
         self.allowed = None if allowed is None else redact(allowed)
         self.next = None if next is None else redact(next)
         super().__init__(self.message)
@@ -194,6 +194,14 @@ def _subclasses(kind: type[MillraceError]) -> Iterator[type[MillraceError]]:
     for child in kind.__subclasses__():
         yield child
         yield from _subclasses(child)
+
+
+def shown(value: object) -> str:
+    """`repr(value)`, or what it is when it has none: Python refuses to write integers of many thousand digits."""
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - a foreign object's repr may raise anything, and an error must not hide another
+        return f"<a value of type {type(value).__name__} that cannot be written>"
 
 
 def shorten(text: str, limit: int = _MAX_GOT_CHARS) -> str:

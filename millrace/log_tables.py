@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from millrace.errors import DataError
+from millrace.errors import DataError, shorten, shown
 from millrace.segments import CLOSED, OPEN, damaged_segment, split_lines
 from millrace.window import Window
 
@@ -35,6 +35,8 @@ def schema_of(header: Header) -> pa.Schema:
     import pyarrow as pa
 
     time = pa.timestamp("us", tz="UTC")
+    if header["kind"] not in (ANSWERS, OUTCOMES, FAILURES):
+        raise ValueError(f"a segment of an unknown kind: {shorten(shown(header['kind']))}")
     if header["kind"] == OUTCOMES:
         return pa.schema(
             {"request_id": pa.string(), "row": pa.int64(), "label": _type(header["label"]), "known_at": time}
@@ -68,15 +70,19 @@ def to_table(header: Header, lines: bytes) -> pa.Table:
     """The rows of a segment's whole record lines.
 
     Raises:
-        ValueError: a line is no record.
+        ValueError: a line is no record, or the header is none of ours.
     """
-    schema = schema_of(header)
-    if not lines:
-        return schema.empty_table()
-    records = _read_lines(lines, _records_schema(header))
-    if header["kind"] == FAILURES:
-        return _table({name: records[name] for name in schema.names}, schema)
-    return _outcome_rows(records, schema) if header["kind"] == OUTCOMES else _answer_rows(records, schema)
+    try:
+        schema = schema_of(header)
+        if not lines:
+            return schema.empty_table()
+        records = _read_lines(lines, _records_schema(header))
+        if header["kind"] == FAILURES:
+            return _table({name: records[name] for name in schema.names}, schema)
+        return _outcome_rows(records, schema) if header["kind"] == OUTCOMES else _answer_rows(records, schema)
+    except (LookupError, TypeError, AttributeError, NotImplementedError) as error:
+        # The header names other things than we wrote, or Arrow finds values that it has no conversion for.
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def read(folder: Path, schema: pa.Schema, window: Window | None) -> pd.DataFrame:
@@ -96,17 +102,40 @@ def read(folder: Path, schema: pa.Schema, window: Window | None) -> pd.DataFrame
     try:
         tables = [ds.dataset(table).to_table(filter=condition) for table in (_fit(table, schema) for table in opened)]
         if closed:
-            files = ds.dataset([str(path) for path in closed], schema=schema, format="parquet")
+            files = ds.dataset([str(path) for path in closed], schema=schema, format=_checked_parquet())
             tables.append(files.to_table(filter=condition))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        whole = pa.concat_tables([schema.empty_table(), *tables])
+        rows: pd.DataFrame = whole.to_pandas(coerce_temporal_nanoseconds=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        _refuse_damaged(closed)
         raise DataError(
             f"the inference log in {folder} does not fit the spec",
             got=str(error),
             allowed="features that keep their kind",
             next="read a window after the feature changed its kind, or move older segments out of the folder",
         ) from error
-    rows: pd.DataFrame = pa.concat_tables([schema.empty_table(), *tables]).to_pandas(coerce_temporal_nanoseconds=True)
     return rows
+
+
+def _checked_parquet() -> Any:
+    """The format of closed segments, read with the checksums of their pages."""
+    import pyarrow.dataset as ds
+
+    return ds.ParquetFileFormat(
+        default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    )
+
+
+def _refuse_damaged(closed: list[Path]) -> None:
+    """Name the first closed segment that cannot be read by itself; without one, the fault is another."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for path in closed:
+        try:
+            pq.read_table(path, page_checksum_verification=True)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise damaged_segment(path, error) from error
 
 
 def _segments(folder: Path) -> tuple[list[Path], list[pa.Table]]:
@@ -124,8 +153,10 @@ def _segments(folder: Path) -> tuple[list[Path], list[pa.Table]]:
             continue
         header, lines = split_lines(path, content)
         try:
+            if header.get("kind") != folder.name:
+                raise ValueError(f"its header is not one of {folder.name}")
             opened.append(to_table(header, lines))
-        except (ValueError, KeyError) as error:
+        except ValueError as error:
             raise damaged_segment(path, error) from error
     return list(closed.values()), opened
 

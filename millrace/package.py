@@ -233,6 +233,7 @@ def load_predictor(package: Artifact, pipeline: Pipeline) -> Predictor:
             trainer did.
         ArtifactError: a file is not of its kind.
         DigestError: stored bytes differ from the manifest; nothing was parsed.
+        SpecError: its spec is not valid.
     """
     if set(package.entries) != _FILES:
         raise PackageError(

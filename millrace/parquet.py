@@ -94,8 +94,11 @@ def _check_metadata(metadata: Any, num_bytes: int, max_rows: int, limit: int) ->
     if sum(group.num_rows for group in groups) != metadata.num_rows:
         raise ValueError("its row groups do not have as many rows as it says")
     for group in groups:
+        # Arrow ends the process when it is asked for a column that the schema does not have.
+        if group.num_columns != metadata.num_columns:
+            raise ValueError(f"{group.num_columns} columns in a row group, {metadata.num_columns} in the schema")
         for index in range(group.num_columns):
-            column, name = group.column(index), group.column(index).path_in_schema
+            column, name = group.column(index), metadata.schema.column(index).path
             if column.compression not in _CODECS:
                 raise ValueError(f"column {name} is packed with {column.compression}")
             if column.num_values != group.num_rows:

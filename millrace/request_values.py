@@ -15,7 +15,7 @@ import numpy as np
 
 from millrace.errors import RequestError, nearest, shorten
 from millrace.spec import CategoricalFeature, Label, NumericFeature
-from millrace.window import utc
+from millrace.window import FIRST_TIME, LAST_TIME, utc
 
 Items = list[dict[str, Any]]
 
@@ -28,9 +28,6 @@ _MAX_ROW_ID_CHARS = 256
 _MAX_ROW = 2**31 - 1
 # A larger float64 becomes infinite in the model's float32.
 _LARGEST = float(np.finfo(np.float32).max)
-# Nanosecond timestamps, which tables use, end here.
-_FIRST_TIME = datetime(1678, 1, 1, tzinfo=UTC)
-_LAST_TIME = datetime(2262, 1, 1, tzinfo=UTC)
 _TIME_RULE = "a time such as 2013-06-01T12:00:00Z, from 1678 to 2261"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -140,7 +137,7 @@ def _time(value: object, field: str) -> int:
             moment = utc(datetime.fromisoformat(value))
         except (ValueError, OverflowError):
             raise broken(field, "ISO 8601 time", value, _TIME_RULE) from None
-        if _FIRST_TIME <= moment < _LAST_TIME:
+        if FIRST_TIME <= moment < LAST_TIME:
             return _microseconds(moment)
     raise broken(field, "ISO 8601 time", value, _TIME_RULE)
 

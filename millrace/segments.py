@@ -91,7 +91,7 @@ def damaged_segment(path: Path, error: Exception) -> DataError:
     return DataError(
         f"log segment {path} is damaged",
         got=str(error),
-        allowed="one JSON object a line, as its writer left it",
+        allowed="what its writer left there",
         next="move the file out of the folder, then read again",
     )
 
@@ -153,7 +153,7 @@ def to_parquet(path: Path, fd: int, to_table: ToTable) -> bool:
         partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
         try:
             with fault_point("log.finish"):
-                pq.write_table(to_table(header, lines), partial, compression="zstd")
+                pq.write_table(to_table(header, lines), partial, compression="zstd", write_page_checksum=True)
                 _fsync(partial)
         except ValueError as error:
             raise damaged_segment(path, error) from error

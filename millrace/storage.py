@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Self
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from millrace.errors import ArtifactError, DigestError, SettingsError
+from millrace.errors import ArtifactError, DigestError, ServiceError, SettingsError
 from millrace.faults import fault_point
 from millrace.manifest import (
     MANIFEST,
@@ -112,7 +112,11 @@ class Artifact:
                 return path
         if not path.is_file() or path.stat().st_size != entry.num_bytes:
             raise _size_error(self, name, entry)
-        if (found := digest_file(path)) != entry.sha256:
+        try:
+            found = digest_file(path)
+        except OSError as error:
+            raise _unreadable(str(path), str(error)) from error
+        if found != entry.sha256:
             raise _digest_error(self, name, entry, found)
         return path
 
@@ -148,6 +152,7 @@ def _check_name(name: str) -> None:
             "neither an artifact nor a file of one can be called so",
             got=name,
             allowed="letters, digits, '_', '.', '=', '+', '-', and '/' between parts; no part begins with '.' or '-'",
+            next="correct the name",
         )
 
 
@@ -156,6 +161,15 @@ def _size_error(artifact: Artifact, name: str, entry: Entry) -> DigestError:
         f"{artifact.store.url}/{artifact.key}: '{name}' has not the size that its manifest names",
         allowed=f"{entry.num_bytes} bytes",
         next=f"delete the prefix {artifact.key} and run the step again",
+    )
+
+
+def _unreadable(what: str, got: str) -> ArtifactError:
+    return ArtifactError(
+        f"{what} cannot be read",
+        got=got,
+        allowed="a regular file",
+        next="correct its rights, or delete the prefix and run the step again",
     )
 
 
@@ -207,7 +221,8 @@ class ObjectStore:
         """The bytes under `key`; of more than `max_bytes` only so many that the excess is seen.
 
         Raises:
-            ArtifactError: nothing lies there, or no file.
+            ArtifactError: nothing lies there, or it cannot be read.
+            ServiceError: the store does not answer.
         """
         try:
             with fault_point("storage.read"):
@@ -218,9 +233,18 @@ class ObjectStore:
     def _cat(self, key: str, max_bytes: int) -> bytes:
         if self._is_local:
             return _read_file(Path(self._root) / key, max_bytes)
-        if max_bytes == 0:  # an empty object has no range that could be asked for
-            return b"" if self._fs.size(f"{self._root}/{key}") == 0 else b"\0"
-        return bytes(self._fs.cat_file(f"{self._root}/{key}", start=0, end=max_bytes + 1))
+        try:
+            if max_bytes == 0:  # an empty object has no range that could be asked for
+                return b"" if self._fs.size(f"{self._root}/{key}") == 0 else b"\0"
+            return bytes(self._fs.cat_file(f"{self._root}/{key}", start=0, end=max_bytes + 1))
+        except FileNotFoundError:
+            raise
+        except (ConnectionError, TimeoutError) as error:
+            raise ServiceError(
+                f"the object store at {self.url} does not answer", got=str(error), next="check MILLRACE_OBJECTS_URL"
+            ) from error
+        except OSError as error:
+            raise _unreadable(f"{self.url}/{key}", str(error)) from error
 
     def find(self, key: str) -> Artifact | None:
         """The artifact committed under `key`, or None.
@@ -347,11 +371,11 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be read", got=error.strerror, allowed="a regular file") from error
+        raise _unreadable(str(path), str(error.strerror)) from error
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
-        raise ArtifactError(f"{path} cannot be read", got=stat.filemode(found.st_mode), allowed="a regular file")
+        raise _unreadable(str(path), stat.filemode(found.st_mode))
     with os.fdopen(descriptor, "rb") as file:
         return file.read(min(found.st_size, max_bytes) + 1)
 

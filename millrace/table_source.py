@@ -13,15 +13,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from millrace.errors import SourceError, nearest
 from millrace.scaffold.table_file import content_stamp, read_arrow, read_frame, row_names, shown
+from millrace.spec.base import MAX_DAYS
 from millrace.storage import digest_json
-from millrace.window import utc
+from millrace.window import LAST_TIME, utc
 
 ROW_ID = "_row_id"
 KNOWN_AT = "_known_at"
+
+_NANOSECONDS = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
+_MOST_NANOSECONDS = 9.2e18  # a timestamp is a whole number of 64 bits
 
 
 class TableSource:
@@ -52,9 +57,9 @@ class TableSource:
         time_format: str | None = None,
         folder: Path | None = None,
     ) -> None:
-        if known_after_days < 0 or (known_after_days and known_at_column):
+        if not 0 <= known_after_days <= MAX_DAYS or (known_after_days and known_at_column):
             raise SourceError(
-                "known_after_days must be 0 or more, and 0 when known_at_column is given",
+                f"known_after_days must be 0 to {MAX_DAYS:g}, and 0 when known_at_column is given",
                 got=known_after_days,
                 next="correct data.source_options",
             )
@@ -111,7 +116,9 @@ class TableSource:
         if self.known_at_column:
             table[KNOWN_AT] = parse_times(table[self.known_at_column], self.known_at_column, None)
         else:
-            table[KNOWN_AT] = table[self.time] + self.known_after
+            # What would become known after the last timestamp never does.
+            times = table[self.time]
+            table[KNOWN_AT] = times.where(times < LAST_TIME - self.known_after) + self.known_after
         table[self.row_id] = (
             table[self.row_id].astype("string").astype("object").where(table[self.row_id].notna(), None)
         )
@@ -149,6 +156,14 @@ class TableSource:
                     allowed=nearest(name, (str(column) for column in table.columns if column != ROW_ID)),
                     next=f"correct '{option}'",
                 )
+            if name is not None and table[name].dtype == object:
+                first = next(iter(table[name].dropna()), None)
+                if isinstance(first, bytes | list | dict | np.ndarray):
+                    raise SourceError(
+                        f"{shown(self.url)}: the cells of column '{name}' are no single values",
+                        got=first,
+                        next=f"name another column as '{option}'",
+                    )
 
 
 def parse_times(column: pd.Series, name: str, time_format: str | None) -> pd.Series:
@@ -193,7 +208,12 @@ def _time_readings(column: pd.Series, time_format: str | None) -> list[dict[str,
 
 
 def _as_times(column: pd.Series, options: dict[str, Any]) -> pd.Series:
-    cells = column.astype("float64") if "unit" in options else column
+    if pd.api.types.is_timedelta64_dtype(column):  # which pandas would count from 1970
+        return pd.Series(pd.NaT, index=column.index, dtype="datetime64[ns, UTC]")
+    cells = column
+    if "unit" in options:
+        cells = column.astype("float64")
+        cells = cells.where(cells.abs() < _MOST_NANOSECONDS / _NANOSECONDS[options["unit"]])
     cells = cells.astype("string") if "format" in options and pd.api.types.is_numeric_dtype(cells) else cells
     times = pd.to_datetime(cells, utc=True, errors="coerce", **options)
     in_range = (times > pd.Timestamp("1678-01-01", tz="UTC")) & (times < pd.Timestamp("2262-01-01", tz="UTC"))

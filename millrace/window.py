@@ -7,12 +7,33 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Self
 
+from millrace.errors import ConfigError
+
 Period = Literal["day", "week", "month"]
+
+# Nanosecond timestamps, which tables use, end here.
+FIRST_TIME = datetime(1678, 1, 1, tzinfo=UTC)
+LAST_TIME = datetime(2262, 1, 1, tzinfo=UTC)
 
 
 def utc(value: datetime) -> datetime:
     """`value` in UTC; a naive value is taken to be UTC already."""
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def known_moment(value: datetime) -> datetime:
+    """`value` in UTC, when tables can hold it.
+
+    Raises:
+        ConfigError: it lies outside the years 1678 to 2261, which nanosecond timestamps cover.
+    """
+    try:
+        found = utc(value)
+        if FIRST_TIME <= found < LAST_TIME:
+            return found
+    except OverflowError:
+        pass
+    raise ConfigError("a time is out of range", got=str(value), allowed="the years 1678 to 2261", next="correct it")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -25,7 +46,7 @@ class Window:
     def __post_init__(self) -> None:
         object.__setattr__(self, "start", utc(self.start))
         object.__setattr__(self, "end", utc(self.end))
-        if self.start >= self.end:
+        if not self.start < self.end:  # so that pandas' NaT, which is neither before nor after, is refused too
             raise ValueError(f"a window must end after it starts, got [{self.start}, {self.end})")
 
     def __str__(self) -> str:
@@ -38,6 +59,18 @@ class Window:
     def key(self) -> str:
         """A name for this window that sorts by time and is safe in a path."""
         return f"{stamp(self.start)}-{stamp(self.end)}"
+
+    @classmethod
+    def asked(cls, start: datetime, end: datetime) -> Self:
+        """The window that somebody asks for.
+
+        Raises:
+            ConfigError: a time is out of range, or `start` does not lie before `end`.
+        """
+        begin, finish = known_moment(start), known_moment(end)
+        if begin >= finish:
+            raise ConfigError("a window must start before it ends", got=f"{start} and {end}", next="swap them")
+        return cls(begin, finish)
 
     @classmethod
     def from_key(cls, key: str) -> Self:

@@ -1,4 +1,4 @@
-"""Closes every gap between the ledger and the world: `python -m tasks.reconciler`, or `millrace reconcile`.
+"""Closes every gap between the ledger and the world: `python -m tasks.reconciler`, a part of the stack.
 
 It answers incidents whose event was lost, has flow runs go on whose process is gone or whose question was answered, has
 the version serve that the ledger names, asks for a rollback when a new version breaches its guard, and keeps the

@@ -13,7 +13,7 @@ import orjson
 import pandas as pd
 
 from millrace.contract import check, known_at
-from millrace.errors import ConflictError, DataError, ServiceError
+from millrace.errors import ConfigError, ConflictError, DataError, ServiceError
 from millrace.faults import fault_point
 from millrace.inference_log import inference_folder, read_answers
 from millrace.pipeline import Pipeline
@@ -54,9 +54,12 @@ def replay_window(run: Run, window: Window, rows_per_request: int, progress: Pro
     the log counts them once.
 
     Raises:
+        ConfigError: fewer than one row a request is asked for.
         ServiceError: the endpoint cannot be reached.
         ConflictError: it serves no version.
     """
+    if rows_per_request < 1:
+        raise ConfigError("rows_per_request must be at least 1", got=rows_per_request, next="ask with 64")
     if (recorded := run.recorded(REPLAYED)) is not None:
         return dict(recorded)
     data = run.pipeline.spec.data

@@ -29,7 +29,7 @@ from millrace.logs import get_logger, identified
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.settings import Settings, load_settings
 from millrace.storage import ObjectStore
-from millrace.window import utc
+from millrace.window import known_moment
 from tasks.liveness import living
 from tasks.run_kinds import LOCAL, STARTED
 
@@ -151,12 +151,14 @@ def open_run(
 
     Raises:
         UnknownNameError: there is no such pipeline.
+        ConfigError: `as_of` is out of range.
         SpecError: its pipeline.yaml is broken.
     """
     settings = load_settings()
     if not logs.is_configured():
         logs.configure(settings.log_level, json_lines=settings.log_json)
     found = load_pipeline(pipeline, settings.pipelines)
+    moment = known_moment(as_of) if as_of is not None else datetime.now(UTC)
     run = str(run_id or flow_run.get_id() or f"{LOCAL}{uuid.uuid4().hex}")
     ledger = Ledger(settings.ledger)
     with (
@@ -165,7 +167,6 @@ def open_run(
         living(ledger, run, flow, pipeline),
         identified(pipeline=pipeline, run=run),
     ):
-        moment = utc(as_of) if as_of is not None else datetime.now(UTC)
         detail = {"flow": flow, "as_of": moment.isoformat(), "requested_by": requested_by}
         started = ledger.decide(pipeline, STARTED, run, detail, actor=run, once=run).detail
         moment = datetime.fromisoformat(started["as_of"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
 
 pytest_plugins = ["tests.live", "tests.postgres"]
 
@@ -14,6 +15,12 @@ _HERE = Path(__file__).parent
 _LEVELS = ("unit", "integration", "e2e", "chaos", "gpu")
 _PREFIXES = ("MILLRACE_", "PREFECT_", "MLFLOW_", "RAY_", "AWS_")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "FTP_PROXY")
+
+# The same examples at each run, so that a change alone can break a test; `thorough` looks for new ones (`make fuzz`).
+_PHASES = tuple(phase for phase in Phase if phase is not Phase.explain)  # which runs a failing test many times more
+settings.register_profile("millrace", deadline=None, derandomize=True, max_examples=60, phases=_PHASES)
+settings.register_profile("thorough", deadline=None, derandomize=False, max_examples=2000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "millrace"))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -62,7 +62,7 @@ settings, name = load_settings(), sys.argv[1]
 pipeline = load_pipeline(name, settings.pipelines)
 module = pipeline.build_model(TableInputs.shaped(pipeline.spec.data), {}).eval()
 package = publish_package(
-    ObjectStore(settings.objects),
+    ObjectStore.of(settings),
     f"packages/{name}",
     predictor=Predictor(pipeline.spec, module, LabelScale()),
     reference=pd.DataFrame({"delay": [1.0, 2.0], "carrier": ["AA", "UA"], "late": [0, 1]}),

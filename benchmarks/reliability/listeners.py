@@ -14,6 +14,7 @@ from benchmarks.reliability.namespace import neighbour, why_not
 from benchmarks.reliability.probe import Probed, probe
 from infra.local.processes import members, read_record
 from infra.local.status import NAMES
+from millrace.errors import ServiceError
 from millrace.settings import Settings
 
 _PROBE_SECONDS = 540.0
@@ -76,8 +77,13 @@ def measure(settings: Settings) -> dict[str, Any]:
     """The figures of a running stack; `unprotected_listeners` counts ports that serve who has no credentials.
 
     Where there can be no namespace, every listener beyond loopback counts.
+
+    Raises:
+        ServiceError: the stack does not run: nothing listens.
     """
     found = listeners(settings)
+    if not found:
+        raise ServiceError(f"no stack runs in {settings.state}: nothing listens", next="start it with `millrace up`")
     ports = {listener.port: listener for listener in found if listener.protocol == "tcp"}
     outside, reason = from_outside(ports)
     here = from_here(ports)

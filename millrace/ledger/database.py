@@ -13,7 +13,7 @@ from filelock import FileLock
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
-from millrace.errors import ConflictError, ServiceError, SettingsError
+from millrace.errors import ConflictError, DataError, ServiceError, SettingsError
 from millrace.faults import fault_point
 
 #: The newest migration; a test holds it against the folder `migrations/versions`.
@@ -21,6 +21,10 @@ HEAD = "0002"
 
 #: Not Alembic's own name: MLflow and Prefect keep theirs under that, and one PostgreSQL database may hold all three.
 VERSION_TABLE = "ledger_schema"
+_KNOWN = {
+    "sqlite": "SELECT 1 FROM sqlite_master WHERE name = 'ledger_schema'",
+    "postgresql": "SELECT CAST(to_regclass('ledger_schema') AS text)",
+}
 
 _BUSY_MS = 30_000
 _CONNECT_SECONDS = 10
@@ -79,6 +83,13 @@ class Database:
                 f"the ledger at {shown} refuses a statement",
                 got=str(error.orig),
                 next="check that the user in MILLRACE_LEDGER_URL owns the tables, and that nobody altered them",
+            ) from error
+        except UnicodeEncodeError as error:
+            raise DataError(
+                "the ledger cannot store a text",
+                got=str(error),
+                allowed="text without lone surrogates",
+                next="correct it",
             ) from error
         except (DBAPIError, sqlite3.Error, OSError) as error:
             raise ServiceError(
@@ -167,15 +178,10 @@ def _schema(engine: sa.Engine) -> str | None:
 
 
 def _revision(connection: sa.Connection) -> str | None:
-    # SQLAlchemy's inspector knows this too, but costs more than all else that a first call does.
-    if connection.dialect.name == "sqlite":
-        names = sa.table("sqlite_master", sa.column("name"))
-        known = connection.scalar(sa.select(names.c.name).where(names.c.name == VERSION_TABLE))
-    else:
-        known = connection.scalar(sa.select(sa.cast(sa.func.to_regclass(VERSION_TABLE), sa.Text)))
-    if known is None:
+    # Each new `Ledger` asks: one look at the catalogue, with nothing to compile.
+    if connection.exec_driver_sql(_KNOWN[connection.dialect.name]).scalar() is None:
         return None
-    return connection.scalar(sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE)))
+    return connection.exec_driver_sql("SELECT version_num FROM ledger_schema").scalar()
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -7,13 +7,16 @@ that it is gone.
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import sqlalchemy as sa
 
+from millrace.errors import DataError, shorten
 from millrace.faults import fault_point
 from millrace.ledger.database import Database
 from millrace.ledger.tables import HEARTBEATS
@@ -65,7 +68,7 @@ class Heartbeat:
             process = psutil.Process(self.pid)
             ours = abs(process.create_time() - self.started) < _CLOCK_TOLERANCE_SECONDS
             return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, OverflowError):  # a number that no process of this system can have
             return None
 
 
@@ -104,7 +107,17 @@ class Heartbeats:
 
     def all(self) -> list[Heartbeat]:
         with self._database.read() as connection:
-            return [Heartbeat(**row._mapping) for row in connection.execute(sa.select(HEARTBEATS))]
+            return [_heartbeat(row._asdict()) for row in connection.execute(sa.select(HEARTBEATS))]
+
+
+def _heartbeat(row: Mapping[str, Any]) -> Heartbeat:
+    if type(row["pid"]) is not int or row["pid"] <= 0 or type(row["started"]) is not float:
+        raise DataError(
+            f"the heartbeat of run '{shorten(str(row['run']))}' in the ledger is broken",
+            got=f"pid {row['pid']!r}, started {row['started']!r}",
+            next=f"delete its row from the table '{HEARTBEATS.name}'; the run's next beat shows whether it lives",
+        )
+    return Heartbeat(**row)
 
 
 def _is(heartbeat: Heartbeat) -> sa.ColumnElement[bool]:

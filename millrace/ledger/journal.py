@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -76,12 +77,12 @@ def append(connection: sa.Connection, *facts: Fact, at: datetime | None = None) 
 
     `at` is for what an older record is carried over from; otherwise the time is now.
     """
-    head = connection.execute(sa.select(ENTRIES).order_by(ENTRIES.c.sequence.desc()).limit(1)).one_or_none()
+    head = next(iter(select(connection, newest_first=True, limit=1)), None)
     sequence, digest = (head.sequence, head.digest) if head is not None else (0, GENESIS)
     # The order of entries is the order of their times, whatever the clocks of the writers say.
     moment = utc(at or datetime.now(UTC))
     if head is not None:
-        moment = max(moment, utc(head.at))
+        moment = max(moment, head.at)
     marks = [None if fact.once is None else digest_json([fact.pipeline, fact.kind, fact.once]) for fact in facts]
     known = _by_once(connection, [mark for mark in marks if mark is not None])
     done, rows = [], []
@@ -163,11 +164,11 @@ def verify(connection: sa.Connection, remembered: str | None = None) -> tuple[in
     while True:
         try:
             row = next(rows, None)
+            found = "" if row is None else _digest(row._mapping)
         except (ValueError, TypeError) as error:
             raise _changed(count + 1, f"a row that cannot be read: {error}", "what was written") from error
         if row is None:
             break
-        found = _digest({**row._mapping, "at": utc(row.at)})
         if (row.sequence, row.previous, row.digest) != (count + 1, digest, found):
             raise _changed(count + 1, _link(row.sequence, row.digest, row.previous), _link(count + 1, found, digest))
         count, digest = count + 1, row.digest
@@ -186,28 +187,34 @@ def entries_of(rows: Iterable[Any]) -> list[Entry]:
     """Rows of `ENTRIES` as entries.
 
     Raises:
-        DigestError: what is stored cannot be read.
+        DigestError: one cannot be read, or is not as it was written: nobody acts on it.
+    """
+    with sound():
+        return [_entry_of(row) for row in rows]
+
+
+@contextmanager
+def sound() -> Iterator[None]:
+    """Read what an entry holds inside the block.
+
+    Raises:
+        DigestError: it does not hold what it should.
     """
     try:
-        return [
-            Entry(
-                row.sequence,
-                utc(row.at),
-                row.pipeline,
-                row.kind,
-                row.subject,
-                row.actor,
-                json.loads(row.detail),
-                row.digest,
-            )
-            for row in rows
-        ]
-    except (ValueError, TypeError) as error:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise DigestError(
             "the ledger holds an entry that cannot be read",
-            got=str(error),
+            got=f"{type(error).__name__}: {error}",
             next="`millrace history NAME --verify` names the first entry that was changed",
         ) from error
+
+
+def _entry_of(row: Any) -> Entry:
+    detail = json.loads(row.detail)
+    if not isinstance(detail, dict) or _digest(row._mapping) != row.digest:
+        raise ValueError(f"entry {row.sequence} is not as it was written")
+    return Entry(row.sequence, utc(row.at), row.pipeline, row.kind, row.subject, row.actor, detail, row.digest)
 
 
 def _walk(connection: sa.Connection) -> Iterator[Any]:
@@ -240,11 +247,11 @@ def _by_once(connection: sa.Connection, marks: Sequence[str]) -> dict[str | None
     found: dict[str | None, Entry] = {}
     for first in range(0, len(marks), _VARIABLES):
         query = ENTRIES.select().where(ENTRIES.c.once.in_(marks[first : first + _VARIABLES]))
-        rows = connection.execute(query).all()
-        found |= dict(zip([row.once for row in rows], entries_of(rows), strict=True))
+        with sound():
+            found |= {row.once: _entry_of(row) for row in connection.execute(query)}
     return found
 
 
 def _digest(row: Mapping[str, Any]) -> str:
     names = ("sequence", "pipeline", "kind", "subject", "actor", "detail", "once", "previous")
-    return digest_json([row["at"].isoformat(), *(row[name] for name in names)])
+    return digest_json([utc(row["at"]).isoformat(), *(row[name] for name in names)])

@@ -121,7 +121,7 @@ class Ledger:
         with fault_point("ledger.serve"), self._database.write() as connection:
             require(connection, token)
             now = journal.newest(connection, pipeline, SERVING)
-            if now is not None and (now.subject, now.detail["package"]) == (version, package):
+            if now is not None and (now.subject, now.detail.get("package")) == (version, package):
                 return now
             detail = {"package": package, "because": because.sequence}
             return journal.append(connection, Fact(pipeline, SERVING, version, detail, token.holder))[0][0]
@@ -135,7 +135,7 @@ class Ledger:
 
     def registered(self, pipeline: str, package: str) -> str | None:
         """The number of the model version that `package` (a digest) was registered as, or None."""
-        found = [entry for entry in self.entries(pipeline, REGISTERED) if entry.detail["package"] == package]
+        found = [entry for entry in self.entries(pipeline, REGISTERED) if entry.detail.get("package") == package]
         return found[0].subject if found else None
 
     def all_serving(self) -> list[Entry]:
@@ -174,7 +174,8 @@ class Ledger:
         key = stamp(utc(until))
         with self._database.read() as connection:
             while page := connection.execute(query.where(ENTRIES.c.subject < key)).all():
-                judged += [sequence for subject, sequence in page if Window.from_key(subject).end <= utc(until)]
+                with journal.sound():
+                    judged += [sequence for subject, sequence in page if Window.from_key(subject).end <= utc(until)]
                 if len(judged) >= limit:
                     break
                 key = page[-1].subject
@@ -202,5 +203,6 @@ class Ledger:
 
 
 def _check(entry: Entry) -> CheckRecord:
-    window, detail = Window.from_key(entry.subject), entry.detail
-    return CheckRecord(entry.pipeline, detail["version"], window, detail["bad"], tuple(detail["verdicts"]))
+    with journal.sound():
+        window, detail = Window.from_key(entry.subject), entry.detail
+        return CheckRecord(entry.pipeline, detail["version"], window, detail["bad"], tuple(detail["verdicts"]))

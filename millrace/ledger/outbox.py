@@ -6,7 +6,6 @@ An incident is an entry, its answer another, what came of it a third. One withou
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +16,7 @@ import sqlalchemy as sa
 from millrace.errors import DigestError, UnknownNameError
 from millrace.faults import fault_point
 from millrace.ledger.database import Database
-from millrace.ledger.journal import Entry, Fact, append, entries_of, select
+from millrace.ledger.journal import Entry, Fact, append, entries_of, select, sound
 from millrace.ledger.tables import ENTRIES, UNANSWERED
 from millrace.storage import digest_json
 from millrace.window import Window
@@ -73,8 +72,8 @@ class Outbox:
         Question and record are one step: two checks at once cannot both spend the last of a budget.
         """
         with fault_point("incident.open_when"), self._database.write() as connection:
-            query = sa.select(ENTRIES.c.detail).where(ENTRIES.c.pipeline == incident.pipeline, ENTRIES.c.kind == OPENED)
-            ends = [Window.from_key(json.loads(detail)["window"]).end for detail in connection.scalars(query)]
+            opened = select(connection, pipeline=incident.pipeline, kinds=[OPENED])
+            ends = [_incident(entry).window.end for entry in opened]
             return allowed(ends) and _open(connection, incident)[0]
 
     def find(self, key: str) -> Incident | None:
@@ -108,7 +107,7 @@ class Outbox:
             opened = _opened(connection, key)
             entry, _ = append(connection, Fact(opened.pipeline, ANSWERED, key, {"response": response}, once=key))[0]
             connection.execute(UNANSWERED.delete().where(UNANSWERED.c.sequence == opened.sequence))
-        return str(entry.detail["response"])
+        return _said(entry, "response")
 
     def close(self, key: str, outcome: str) -> None:
         """Record what came of the response: promoted, refused, unchanged or failed. The newest word counts.
@@ -119,7 +118,7 @@ class Outbox:
         with fault_point("incident.close"), self._database.write() as connection:
             pipeline = _opened(connection, key).pipeline
             said = select(connection, kinds=[CLOSED], subject=key, newest_first=True, limit=1)
-            if not said or said[0].detail["outcome"] != outcome:
+            if not said or said[0].detail.get("outcome") != outcome:
                 append(connection, Fact(pipeline, CLOSED, key, {"outcome": outcome}))
 
 
@@ -161,8 +160,8 @@ def _opened(connection: sa.Connection, key: str) -> Entry:
 
 def _told(entries: Sequence[Entry]) -> list[Incident]:
     """The incidents that `entries` open, with what they say of them later."""
-    responses = {entry.subject: str(entry.detail["response"]) for entry in entries if entry.kind == ANSWERED}
-    outcomes = {entry.subject: str(entry.detail["outcome"]) for entry in entries if entry.kind == CLOSED}
+    responses = {entry.subject: _said(entry, "response") for entry in entries if entry.kind == ANSWERED}
+    outcomes = {entry.subject: _said(entry, "outcome") for entry in entries if entry.kind == CLOSED}
     return [
         _incident(entry, responses.get(entry.subject), outcomes.get(entry.subject))
         for entry in entries
@@ -171,6 +170,12 @@ def _told(entries: Sequence[Entry]) -> list[Incident]:
 
 
 def _incident(entry: Entry, response: str | None = None, outcome: str | None = None) -> Incident:
-    detail = entry.detail
-    window = Window.from_key(detail["window"])
-    return Incident(entry.pipeline, detail["version"], detail["kind"], window, detail["evidence"], response, outcome)
+    with sound():
+        detail, window = entry.detail, Window.from_key(entry.detail["window"])
+        version, kind, evidence = detail["version"], detail["kind"], detail["evidence"]
+    return Incident(entry.pipeline, version, kind, window, evidence, response, outcome)
+
+
+def _said(entry: Entry, name: str) -> str:
+    with sound():
+        return str(entry.detail[name])

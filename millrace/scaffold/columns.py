@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from millrace.errors import shorten
-from millrace.scaffold.labels import as_text
+from millrace.scaffold.labels import LARGEST, as_text
 
 MAX_VALUES = 200
 _MOSTLY = 0.95
 _NEW_VALUES = 0.001  # share of rows with a value never met before, from which the list cannot be closed
 _FREE_TEXT_CHARS = 60
+_SMALLEST = float(np.finfo(np.float32).tiny)  # what is below is zero for it
 _ID_NAME = re.compile(r"(^|_)(id|key|uuid|guid|no|nr|number|index|unnamed_\d+)$", re.IGNORECASE)
 _DATE_TEXT = re.compile(r"\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T\s].*)?$")
 _LEADING_ZERO = re.compile(r"\s*[+-]?0\d")
@@ -74,7 +75,7 @@ def is_date(known: pd.Series) -> bool:
 
 def _number(name: str, known: pd.Series, missing: float) -> Column:
     numbers = pd.to_numeric(known, errors="coerce").astype("float64")
-    finite = numbers[np.isfinite(numbers)]
+    finite = numbers[numbers.abs() <= LARGEST]
     if finite.empty:
         return Column(name, "left out", "none of its numbers is finite")
     if _names_rows(name, finite, len(known)):
@@ -89,7 +90,7 @@ def _number(name: str, known: pd.Series, missing: float) -> Column:
 
 def bounds(low: float, high: float) -> tuple[float, float]:
     """Limits a whole range beyond what was seen, in round numbers; what was never negative stays so."""
-    span = (high - low) or abs(high) or 1.0
+    span = max((high - low) or abs(high) or 1.0, _SMALLEST)
     step = 10.0 ** (math.floor(math.log10(span)) - 1)
     lower = 0.0 if low >= 0 else min(low, round(math.floor((low - span) / step) * step, 12))
     return lower, max(high, round(math.ceil((high + span) / step) * step, 12))

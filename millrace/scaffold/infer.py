@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pandas as pd
 
@@ -65,11 +65,16 @@ def infer(source: TableSource) -> Inferred:
             next="give a table with numbers or categories that are known before the outcome",
         )
     first, last = dated[source.time].min(), dated[source.time].max()
-    delay = max(source.known_after, last - dated[source.time][labels.notna()].max())
-    day = pd.Timedelta(days=1)
-    plan = make_plan(len(dated), num_labelled / len(dated), (last - first) / day, delay / day)
+    delay = max(source.known_after, _between(dated[source.time][labels.notna()].max(), last))
+    day = timedelta(days=1)
+    plan = make_plan(len(dated), num_labelled / len(dated), _between(first, last) / day, delay / day)
     found = Inferred(len(table), num_labelled, first, last, label, columns, plan, ())
     return replace(found, notes=_notes(found, table, source))
+
+
+def _between(first: pd.Timestamp, last: datetime) -> timedelta:
+    """As datetimes count it: pandas' own difference ends at 292 years."""
+    return pd.Timestamp(last).to_pydatetime(warn=False) - first.to_pydatetime(warn=False)
 
 
 def _too_few(source: TableSource, num_labelled: int) -> LabelPlan:
@@ -108,8 +113,8 @@ def _notes(found: Inferred, table: pd.DataFrame, source: TableSource) -> tuple[s
     unlabelled = len(table) - undated - found.num_labelled
     if unlabelled:
         notes.append(f"{unlabelled:,} rows have no label: they are kept and not trained on")
-    waiting = (found.last - table[source.time][table[source.label].notna()].max()) / pd.Timedelta(days=1)
-    if waiting > max(1.0, source.known_after / pd.Timedelta(days=1)) and not source.known_at_column:
+    waiting = _between(table[source.time][table[source.label].notna()].max(), found.last) / timedelta(days=1)
+    if waiting > max(1.0, source.known_after / timedelta(days=1)) and not source.known_at_column:
         notes.append(f"the newest {waiting:.0f} days have no labels: if outcomes come late, pass --known-after-days")
     plan = found.plan
     if plan.windows < _FEW_WINDOWS:

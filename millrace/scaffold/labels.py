@@ -11,6 +11,8 @@ from millrace.errors import SourceError
 from millrace.spec import Metric
 
 MAX_CLASSES = 50
+#: What is beyond is infinite for the model, and quarantined.
+LARGEST = float(np.finfo(np.float32).max)
 _MAX_WHOLE_CLASSES = 10
 _POSITIVE = ("yes", "true", "y", "t", "1", "positive", "pos", "churned", "churn", "late", "fraud", "default", "bad")
 _MOSTLY = 0.95
@@ -59,7 +61,7 @@ def infer_label(column: pd.Series) -> LabelPlan:
             allowed=f"two values, up to {MAX_CLASSES} classes, or numbers",
             next="group its rare values, or name another column",
         )
-    spread = float(numbers[np.isfinite(numbers)].std())
+    spread = float(numbers[numbers.abs() <= LARGEST].std())
     return LabelPlan("regression", None, (), "rmse", spread, f"numbers with a spread of {spread:.3g}")
 
 

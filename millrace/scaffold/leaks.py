@@ -43,7 +43,8 @@ def _number_leak(numbers: pd.Series, labels: pd.Series, plan: LabelPlan) -> str 
     numbers, labels = numbers[both], labels[both]
     if len(numbers) < _ROWS_PER_VALUE or numbers.nunique() < 2 or labels.nunique() < 2:
         return None
-    correlation = float(np.corrcoef(numbers, labels)[0, 1])
+    with np.errstate(all="ignore"):  # numbers so small or large that their spread is none: no correlation, NaN
+        correlation = float(np.corrcoef(numbers, labels)[0, 1])
     if abs(correlation) > _CORRELATION:
         return f"its correlation with the label is {correlation:.4f}"
     if plan.kind == "binary" and max(area := _rank_area(numbers, labels == 1), 1 - area) > _RANK:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Sequence
@@ -101,7 +102,7 @@ def read_arrow(url: str) -> tuple[pa.Table, bool]:
     try:
         is_parquet = suffix in (".parquet", ".pq")
         table = pq.ParquetFile(io.BytesIO(content)).read() if is_parquet else _read_csv(content, suffix, url)
-    except (pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(
             f"{shown(url)} is no readable {suffix} file",
             got=str(error),
@@ -146,6 +147,10 @@ def _cells(column: pa.ChunkedArray, as_text: bool) -> pd.Series:
     """One column with stable string forms."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        # Some writers mark no text as such; what is none stays as it is.
+        with contextlib.suppress(pa.ArrowInvalid):
+            column = column.cast(pa.string())
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.string())  # "true" and "false"
     if pa.types.is_decimal(column.type):
@@ -181,9 +186,10 @@ def _has_point(column: pa.ChunkedArray) -> bool:
 
 def _whole(numbers: pd.Series) -> pd.Series:
     """Whole numbers as integers: one missing cell must not turn the class 1 into 1.0."""
+    numbers = numbers.astype("float64")
     known = numbers.dropna()
     whole = bool(len(known)) and bool(((known % 1 == 0) & (known.abs() <= _EXACT_FLOAT)).all())
-    return numbers.astype("Int64") if whole else numbers.astype("float64")
+    return numbers.astype("Int64") if whole else numbers
 
 
 def row_names(raw: pa.Table) -> pd.Series:

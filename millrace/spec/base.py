@@ -11,3 +11,7 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=False
     )
+
+
+#: A hundred years: more is a slip of the pen, and soon more than timestamps can hold.
+MAX_DAYS = 36_525.0

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from millrace.spec.base import Section
+from millrace.spec.base import MAX_DAYS, Section
 from millrace.window import Period
 
 
 def _refuse_repeats(field: str, values: list[str]) -> None:
-    repeated = sorted({value for value in values if values.count(value) > 1})
+    repeated = sorted(value for value, count in Counter(values).items() if count > 1)
     if repeated:
         raise ValueError(f"{field} are listed twice: {', '.join(repeated)}; remove the repeats")
 
@@ -84,6 +85,7 @@ class Label(Section):
     delay_days: float = Field(
         default=0.0,
         ge=0,
+        le=MAX_DAYS,
         description="Days after which an outcome is as good as never coming. Older windows are settled.",
     )
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from millrace.spec.base import Section
+from millrace.spec.base import MAX_DAYS, Section
 
 Metric = Literal["roc_auc", "log_loss", "accuracy", "rmse", "mae"]
 
@@ -25,7 +25,9 @@ class EvaluationSpec(Section):
     """Challenger, champion and a trivial baseline on the same newest labelled rows, and the rule of the gate."""
 
     metric: Metric = Field(description="What decides; the others are reported.")
-    window_days: float = Field(default=14.0, gt=0, description="Newest days kept from training to judge on.")
+    window_days: float = Field(
+        default=14.0, gt=0, le=MAX_DAYS, description="Newest days kept from training to judge on."
+    )
     min_rows: int = Field(default=500, ge=1, description="Labelled rows below which nothing is promoted.")
     min_improvement: float = Field(
         default=0.0, ge=0, description="How much better than the champion, in the metric's own unit."

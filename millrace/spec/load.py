@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -10,11 +11,20 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from millrace.errors import SpecError, UnknownNameError, nearest
+from millrace.errors import SpecError, UnknownNameError, nearest, shorten, shown
 from millrace.spec import PipelineSpec
 
 FILE_NAME = "pipeline.yaml"
 _MAX_PROBLEMS = 8
+_MAX_CHARS = 300
+_MAX_BYTES = 1_000_000
+# Aliases let a few lines name billions of values; a spec of this many is beyond what a person writes.
+_MAX_VALUES = 200_000
+# For tags written out (`!!bool maybe`) PyYAML raises what its code happens to hit. ValueError: also no UTF-8, or a date
+# like 2013-02-30. RecursionError: hundreds of nested brackets.
+_UNREADABLE = (
+    OSError, ValueError, yaml.YAMLError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError,
+)  # fmt: skip
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -26,7 +36,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             key = str(key_node.value)
             if key in seen:
                 raise SpecError(
-                    f"{FILE_NAME}: key '{key}' appears twice",
+                    f"{FILE_NAME}: key '{shorten(key)}' appears twice",
                     got=f"line {key_node.start_mark.line + 1}",
                     next="keep one of the two",
                 )
@@ -63,10 +73,10 @@ def load_spec(folder: Path) -> PipelineSpec:
     """
     path = folder / FILE_NAME
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - it is a SafeLoader
+        document = _document(path)
     except FileNotFoundError:
         raise SpecError(f"{path} does not exist", next="write one with `millrace new`") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date like 2013-02-30
+    except _UNREADABLE as error:
         raise SpecError(f"{path} cannot be read", got=_told(error), next="correct the YAML") from error
     spec = parse_spec(document, str(path))
     if spec.name != folder.name:
@@ -79,11 +89,43 @@ def load_spec(folder: Path) -> PipelineSpec:
     return spec
 
 
+def _document(path: Path) -> object:
+    with path.open("rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
+    loader = _UniqueKeyLoader(content.decode("utf-8"))
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if (size := _size(node, {})) > _MAX_VALUES:
+            raise ValueError(f"with its aliases it has {size:.3g} values, at most {_MAX_VALUES:,} are allowed")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
+    """The number of values in the document under `node`, each alias written out; infinite where it holds itself."""
+    if id(node) not in sizes:
+        sizes[id(node)] = math.inf  # what an alias to a node that is still open finds
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        sizes[id(node)] = 1.0 + sum(_size(child, sizes) for child in children)
+    return sizes[id(node)]
+
+
 def _told(error: Exception) -> str:
     """One line of what PyYAML tells in several."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
-    return str(error)
+    return f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
 
 
 def parse_spec(document: object, where: str = FILE_NAME) -> PipelineSpec:
@@ -114,7 +156,7 @@ def _spec_error(where: str, problems: Sequence[ErrorDetails]) -> SpecError:
 
 
 def _describe(problem: ErrorDetails) -> str:
-    dotted = ".".join(_path(problem["loc"]))
+    dotted = shorten(".".join(_path(problem["loc"])))
     kind, got = problem["type"], problem["input"]
     if kind == "extra_forbidden":
         return f"field '{dotted}' is not known: {nearest(str(problem['loc'][-1]), _siblings(problem['loc']))}"
@@ -122,10 +164,11 @@ def _describe(problem: ErrorDetails) -> str:
         return f"field '{dotted}' is required and missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
     if kind == "value_error":
+        message = shorten(message, _MAX_CHARS)
         return f"in '{dotted}': {message}" if dotted else message
     rule = message[0].lower() + message[1:]
-    text = repr(got)
-    return f"field '{dotted}': got {text if len(text) < 80 else text[:77] + '…'}, {rule}"
+    text = shown(got)
+    return f"field '{dotted}': got {text if len(text) < 80 else text[:77] + '…'}, {shorten(rule, _MAX_CHARS)}"
 
 
 def _path(location: tuple[int | str, ...]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from millrace.spec.base import Section
+from millrace.spec.base import MAX_DAYS, Section
 from millrace.window import Period
 
 
@@ -39,9 +39,13 @@ class BrakesSpec(Section):
 
     bad_windows: int = Field(default=2, ge=1, description="K: bad windows needed,")
     of_windows: int = Field(default=3, ge=1, description="N: among the newest windows.")
-    cool_down_days: float = Field(default=14.0, ge=0, description="Days of event time between two incidents.")
+    cool_down_days: float = Field(
+        default=14.0, ge=0, le=MAX_DAYS, description="Days of event time between two incidents."
+    )
     max_incidents: int = Field(default=6, ge=0, description="Incidents allowed within budget_days.")
-    budget_days: float = Field(default=365.0, gt=0, description="Days of event time over which they are counted.")
+    budget_days: float = Field(
+        default=365.0, gt=0, le=MAX_DAYS, description="Days of event time over which they are counted."
+    )
 
     @model_validator(mode="after")
     def _k_of_n(self) -> Self:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from millrace.spec.base import Section
+from millrace.spec.base import MAX_DAYS, Section
 
 
 class ModelSpec(Section):
@@ -23,9 +23,11 @@ class ModelSpec(Section):
 class TrainingSpec(Section):
     """How the model is fitted, and on what."""
 
-    lookback_days: float | None = Field(default=None, gt=0, description="Train on the newest days only; none: on all.")
+    lookback_days: float | None = Field(
+        default=None, gt=0, le=MAX_DAYS, description="Train on the newest days only; none: on all."
+    )
     validation_days: float = Field(
-        default=7.0, gt=0, description="Newest training days kept aside for early stopping, split by time."
+        default=7.0, gt=0, le=MAX_DAYS, description="Newest training days kept aside for early stopping, split by time."
     )
     epochs: int = Field(default=5, ge=1, le=10_000, description="Passes over the training rows at the most.")
     patience_epochs: int = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import pandas as pd
+import pyarrow as pa
 
 from millrace import parquet
 from millrace.contract import REASON, check, quarantine_verdict
@@ -43,7 +44,7 @@ def stage_shard(settings: Settings, pipeline_name: str, window: Window, as_of: d
     reasons = {str(reason): int(count) for reason, count in checked.quarantined[REASON].value_counts().items()}
     object_store(settings).publish(
         key,
-        {SHARD: parquet.write(checked.good), QUARANTINE: parquet.write(checked.quarantined.astype("string"))},
+        {SHARD: _parquet(checked.good), QUARANTINE: _parquet(checked.quarantined.astype("string"))},
         summary={
             "rows": len(checked.good),
             "quarantined": len(checked.quarantined),
@@ -127,3 +128,14 @@ def _commit_set(
     if store.find(staged.key) is None:
         store.publish(staged.key, {}, summary=staged.as_dict(), lineage={"shards": {s.key: s.digest for s in shards}})
     return staged, quarantine_verdict(staged.num_rows + staged.num_quarantined, reasons, pipeline.spec.data)
+
+
+def _parquet(rows: pd.DataFrame) -> bytes:
+    try:
+        return parquet.write(rows)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise SourceError(
+            "the source gives values that Parquet cannot hold",
+            got=str(error),
+            next="correct the source: numbers of at most 64 bits, and valid text",
+        ) from error

@@ -23,6 +23,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from millrace import provenance
 from millrace.faults import FOLDER, Fault, Schedule
 from millrace.ledger import Ledger
 from millrace.package import load_predictor
@@ -228,6 +229,14 @@ def _doubled(world: World) -> Iterator[_Clock]:
 
     for name in _LIBRARIES:
         importlib.import_module(name)
+    # Asked once, here: a checkout that changes while schedules are played would make other packages.
+    for digest in (
+        provenance.commit,
+        provenance.code_digest,
+        provenance.evaluation_code_digest,
+        provenance.lock_digest,
+    ):
+        digest()
     torch.set_num_threads(1)
     outside = world.outside
     with pytest.MonkeyPatch.context() as patch:

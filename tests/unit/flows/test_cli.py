@@ -127,7 +127,7 @@ def test_a_stack_that_does_not_run_is_named(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("run", "tiny", "--as-of", "yesterday"), "ISO 8601"),
-        (("replay", "tiny", "--start", "2013-05-01", "--end", "2013-04-01"), "--start must lie before --end"),
+        (("replay", "tiny", "--start", "2013-05-01", "--end", "2013-04-01"), "a window must start before it ends"),
         (("rnu",), "No such command"),
         (("run",), "Missing argument"),
     ],

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millrace import storage
-from millrace.errors import ArtifactError, DigestError, SettingsError
+from millrace.errors import ArtifactError, DigestError, ServiceError, SettingsError
 from millrace.storage import (
     MANIFEST,
     Artifact,
@@ -435,3 +435,26 @@ def test_a_files_digest_is_that_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"abc")
     assert digest_file(tmp_path / "f") == digest_bytes(b"abc")
     assert digest_bytes(b"abc").startswith("ba7816bf")
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (ConnectionRefusedError(111, "refused"), ServiceError),
+        (TimeoutError("late"), ServiceError),
+        (PermissionError(13, "denied"), ArtifactError),
+    ],
+)
+def test_a_store_that_does_not_give_its_objects(
+    raised: OSError, told: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ObjectStore(f"memory://{uuid.uuid4().hex}")
+    store.publish("k", {"a": b"1"})
+
+    def refuse(*_args: object, **_options: object) -> bytes:
+        raise raised
+
+    monkeypatch.setattr(type(store._fs), "cat_file", refuse)
+    for ask in (lambda: store.find("k"), lambda: store.read("k/a")):
+        with pytest.raises(told):
+            ask()
