@@ -154,7 +154,7 @@ def test_looser_thresholds_wait_and_a_rejection_stops_the_training(
 
 def _pipeline(settings: Settings, name: str, **approvals: Any) -> Path:
     table = settings.pipelines.parent / f"{name}.csv"
-    drifting_table(table, num_rows=4000)
+    drifting_table(table)
     made = create_pipeline(name, str(table), time="asked_at", label="left", pipelines_dir=settings.pipelines)
     path = made.folder / "pipeline.yaml"
     set_values(path, {"window_days": 10.0, "validation_days": 5.0, "lookback_days": 20.0, "epochs": 6})
