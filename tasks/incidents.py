@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from millrace.errors import FencedError
+from tasks.liveness import die
 from tasks.responses import send_event
 from tasks.run import Run, step, will_go_on
 
@@ -28,6 +29,8 @@ def answering(run: Run, incident: str | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if run.is_superseded:
+            die(run.id)
         if incident is not None and not isinstance(error, FencedError) and not will_go_on(error):
             run.ledger.outbox.close(incident, "failed")
         raise

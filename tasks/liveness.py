@@ -19,7 +19,7 @@ BEAT_SECONDS = 1.0
 
 
 @contextmanager
-def living(ledger: Ledger, run: str, flow: str, pipeline: str) -> Iterator[None]:
+def living(ledger: Ledger, run: str, flow: str, pipeline: str) -> Iterator[Heartbeat]:
     """Beat while the block runs. An end by an error is an end; a kill or a signal leaves the heartbeat behind, by which
     the reconciler finds the run and has it go on.
 
@@ -31,7 +31,7 @@ def living(ledger: Ledger, run: str, flow: str, pipeline: str) -> Iterator[None]
     thread = threading.Thread(target=_beat, args=(ledger, mine, ended), name="heartbeat", daemon=True)
     thread.start()
     try:
-        yield
+        yield mine
     except FencedError:
         # Only a later life of the same run, or who gave it up, takes its slot away.
         die(run)

@@ -24,7 +24,7 @@ from prefect.tasks import Task
 
 from millrace import guards, logs
 from millrace.errors import MillraceError, ServiceError
-from millrace.ledger import SYSTEM, Ledger, Token
+from millrace.ledger import SYSTEM, Heartbeat, Ledger, Token
 from millrace.logs import get_logger, identified
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.settings import Settings, load_settings
@@ -68,6 +68,7 @@ class Run:
     as_of: datetime
     token: Token | None = None
     requested_by: str | None = SYSTEM
+    heartbeat: Heartbeat | None = None
 
     @property
     def store(self) -> ObjectStore:
@@ -91,6 +92,11 @@ class Run:
             FencedError: it does not.
         """
         self.ledger.slots.require(self.proof)
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether another process is this run by now, or has been until its end."""
+        return self.heartbeat is not None and not self.ledger.heartbeats.beat(self.heartbeat)
 
     def recorded(self, kind: str) -> Mapping[str, Any] | None:
         """What this very run has recorded as `kind`, perhaps in an earlier life; None when it has not."""
@@ -164,13 +170,14 @@ def open_run(
     with (
         guards.without_secrets(),
         going_on(run),
-        living(ledger, run, flow, pipeline),
+        living(ledger, run, flow, pipeline) as heartbeat,
         identified(pipeline=pipeline, run=run),
     ):
         detail = {"flow": flow, "as_of": moment.isoformat(), "requested_by": requested_by}
         started = ledger.decide(pipeline, STARTED, run, detail, actor=run, once=run).detail
         moment = datetime.fromisoformat(started["as_of"])
-        yield Run(settings, found, run, moment, requested_by=started.get("requested_by", SYSTEM))
+        asked_by = started.get("requested_by", SYSTEM)
+        yield Run(settings, found, run, moment, requested_by=asked_by, heartbeat=heartbeat)
 
 
 def _can_help(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from mlflow.exceptions import MlflowException
+
 from millrace.errors import ConflictError, FencedError, UnknownNameError
 from millrace.faults import fault_point
 from millrace.settings import Settings
@@ -151,7 +153,7 @@ class MlflowClient:
     def create_registered_model(self, name: str, description: str) -> None:
         with self._outside.edit() as state:
             if name in state["mlflow"]["models"]:
-                raise ConflictError(f"MLflow has a model '{name}'")
+                raise MlflowException(f"MLflow has a model '{name}'")
             state["mlflow"]["models"][name] = {"versions": [], "aliases": {}}
 
     def get_registered_model(self, name: str) -> Any:
