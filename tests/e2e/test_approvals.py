@@ -186,9 +186,13 @@ def _has_ended(settings: Settings, run: str) -> bool:
 
 
 def _fill(settings: Settings, run: str, values: dict[str, str]) -> dict[str, Any]:
-    """Fill in the form, as the Prefect UI does."""
-    answer = httpx.post(f"{settings.prefect_api_url}/flow_runs/{run}/resume", json={"run_input": values})
-    return dict(answer.raise_for_status().json())
+    """Fill in the form, as the Prefect UI does; a person presses again when the server is busy."""
+    while True:
+        answer = httpx.post(
+            f"{settings.prefect_api_url}/flow_runs/{run}/resume", json={"run_input": values}, timeout=30
+        )
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            return dict(answer.raise_for_status().json())
 
 
 def _description(settings: Settings, run: str) -> str:

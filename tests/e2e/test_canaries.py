@@ -39,7 +39,7 @@ def test_what_held_them_did_get_there(planted: Planting, live_settings: Settings
     )
     assert "postgresql://***@db.example.com:5432/rows" in printed
     assert '"SecretAccessKey": "***"' in printed
-    assert any("https://***@127.0.0.1:9" in text for _, text in planted.texts)
+    assert any("https://127.0.0.1:9/r.csv does not exist" in text for _, text in planted.texts)
 
 
 def test_a_leak_is_found_wherever_it_is(planted: Planting, live_settings: Settings, tmp_path: Path) -> None:
