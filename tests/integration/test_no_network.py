@@ -66,7 +66,7 @@ def test_a_process_that_calls_home_is_seen() -> None:
 @pytest.mark.timeout(_SECONDS)
 def test_the_whole_loop_sends_nothing_off_this_machine(tmp_path: Path) -> None:
     table = tmp_path / "quiet.csv"
-    drifting_table(table, num_rows=3000)
+    drifting_table(table)
     prefect, mlflow, serve, ray = free_ports(4)
     settings = Settings(
         state_dir=tmp_path / "state",
