@@ -133,8 +133,9 @@ def test_a_damaged_or_missing_package_changes_nothing(
     now = ledger.serving(guarded)
     other = next(v for v in Registry(live_settings).versions(guarded) if now is not None and v.version != now.subject)
     folder = Path(live_settings.objects) / other.package_key
-    assert store.get(other.package_key).digest == other.package_digest
-    weights = folder / "weights.safetensors"
+    package = store.get(other.package_key)
+    assert package.digest == other.package_digest
+    weights = folder / package.entries["weights.safetensors"].path
     sound = weights.read_bytes()
     try:
         weights.chmod(0o600)
