@@ -94,6 +94,6 @@ def test_the_whole_loop_sends_nothing_off_this_machine(tmp_path: Path) -> None:
     told = "\n".join(said["err"] for said in found["said"])
     assert [said["code"] for said in found["said"]] == [0] * len(commands), f"{found['seen']}\n{told}"
     assert json.loads(found["said"][5]["out"])["version"] == "1"
-    # Some library asks the system's resolver what 127.0.0.1 is called, where the hosts file does not say: it tells nothing.
+    # Some library asks the system's resolver what 127.0.0.1 is called: that tells nobody anything.
     seen = [packet for packet in found["seen"] if _OWN_NAME not in packet]
     assert seen == [], "nothing was sent, and no name was looked up"
