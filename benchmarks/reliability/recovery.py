@@ -20,7 +20,7 @@ from tests.live import run_millrace, running_stack
 
 _NAME = "recovers"
 _AS_OF = "2024-02-01T00:00:00+00:00"
-_POINTS = ("slot.take", "storage.find", "storage.read", "ledger.append", "mlflow.search_runs", "slot.release")
+_POINTS = ("slot.take", "storage.find", "ledger.append", "mlflow.search_model_versions", "slot.release")
 _GIVE_UP_SECONDS = 120.0
 
 
