@@ -120,13 +120,14 @@ GOALS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "rollback.failed": ("0", lambda value: value == 0),
     "rollback.mis_versioned": ("0", lambda value: value == 0),
     "hostile_artifacts": ("60", lambda value: value >= 60),
-    "refused": ("all", lambda value: value >= 60),
-    "approval_attacks": ("", lambda value: value > 0),
-    "approval_refused": ("all", lambda value: value > 0),
+    "approval_attacks": ("any", lambda value: value > 0),
     "planted_secrets": ("1,000", lambda value: value >= 1000),
     "found_secrets": ("0", lambda value: value == 0),
     "unprotected_listeners": ("0", lambda value: value == 0),
 }
+
+#: Figure -> the figure that it must equal: of all that was tried, none got through.
+ALL_OF = {"refused": "hostile_artifacts", "approval_refused": "approval_attacks"}
 
 
 def main(
@@ -160,6 +161,11 @@ def _show(figures: dict[str, Any]) -> None:
         if value is not None:
             shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
             table.add_row(name, shown, goal, "[green]yes[/green]" if holds(value) else "[red]no[/red]")
+    for name, tried in ALL_OF.items():
+        if name in figures:
+            holds_all = figures[name] == figures[tried]
+            shown = f"{figures[name]:,} of {figures[tried]:,}"
+            table.add_row(name, shown, "all", "[green]yes[/green]" if holds_all else "[red]no[/red]")
     Console().print(table)
 
 
