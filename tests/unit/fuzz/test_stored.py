@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.unit.fuzz.material import examples, mangled, mutated, texts
 from tests.unit.ray_jobs.serve.world import World
 
 _FILES = {"rows.parquet": b"PAR1 rows", "deep/notes.txt": b"some notes", "empty": b""}
+_SEGMENTS: dict[bool, dict[str, bytes]] = {}
 _SUMMARY = {"rows": 3, "reasons": {"size: below 0": 2}}
 
 
@@ -144,9 +146,23 @@ def spec_of(make_spec: Callable[..., PipelineSpec]) -> PipelineSpec:
 
 
 def write_log(folder: Path, spec: PipelineSpec, *, close: bool) -> None:
-    """Three answers of two rows and their outcomes, in segments that are open or closed."""
-    from datetime import UTC, datetime
+    """Three answers of two rows and their outcomes, in segments that are open or closed.
 
+    The same bytes each time: a segment tells when it was written, and Hypothesis draws places in its bytes.
+    """
+    if close not in _SEGMENTS:
+        with tempfile.TemporaryDirectory() as name:
+            record_log(Path(name), spec, close=close)
+            _SEGMENTS[close] = {
+                path.relative_to(name).as_posix(): path.read_bytes() for path in Path(name).rglob("*") if path.is_file()
+            }
+    for name, content in _SEGMENTS[close].items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def record_log(folder: Path, spec: PipelineSpec, *, close: bool) -> None:
     contract = RequestContract(spec)
     answers, outcomes = answers_writer(folder, spec.data, 3600), outcomes_writer(folder, spec.data, 3600)
     body = json.dumps(

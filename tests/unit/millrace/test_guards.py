@@ -23,6 +23,8 @@ DSN = "postgresql://reader:hush-hush@db/rows"
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
     before = logging.getLogRecordFactory(), sys.excepthook, threading.excepthook
+    # A test that ran a command in this process has installed the guards already.
+    logging.setLogRecordFactory(logging.LogRecord)
     yield
     logging.setLogRecordFactory(before[0])
     sys.excepthook, threading.excepthook = before[1], before[2]
