@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+import psutil
 from prefect.exceptions import PrefectSignal
 
 from millrace.errors import FencedError, MillraceError
@@ -16,6 +17,9 @@ from millrace.ledger import Heartbeat, Ledger
 from millrace.logs import get_logger
 
 BEAT_SECONDS = 1.0
+
+#: Where Prefect tells a process which run it is.
+_RUN = "PREFECT__FLOW_RUN_ID"
 
 
 @contextmanager
@@ -43,6 +47,12 @@ def living(ledger: Ledger, run: str, flow: str, pipeline: str) -> Iterator[Heart
         raise
     else:
         _end(ledger, mine, ended, thread)
+
+
+def runs_here() -> set[str]:
+    """The flow runs for which a process was started on this host that still lives, as far as we may see them."""
+    environments = (process.info["environ"] or {} for process in psutil.process_iter(["environ"]))
+    return {environment[_RUN] for environment in environments if _RUN in environment}
 
 
 def _beat(ledger: Ledger, mine: Heartbeat, ended: threading.Event) -> None:

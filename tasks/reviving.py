@@ -11,14 +11,16 @@ from millrace.errors import UnknownNameError
 from millrace.ledger import Fact, Heartbeat, Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings
+from tasks.liveness import runs_here
 from tasks.prefect_api import FlowRun, FlowState, flow_runs, flow_state, mark_crashed, mark_running, retry
 from tasks.run_kinds import ABANDONED, LOCAL, RESUMED
 
 #: Seconds without a beat after which a run is dead; longer where its process is seen to live: it may be stopped.
 SILENT_SECONDS = 4.0
 STUCK_SECONDS = 30.0
-#: Seconds after which a run is dead that Prefect holds for started, and that has never had a heartbeat.
-UNBORN_SECONDS = {"RUNNING": 15.0, "PENDING": 20.0, "CRASHED": 0.0}
+#: Seconds after which a run is dead that Prefect holds for started, and that has never had a heartbeat; where its
+#: process is seen to live, it may still be importing what it needs.
+UNBORN_SECONDS = {"RUNNING": 4.0, "PENDING": 20.0, "CRASHED": 0.0}
 #: The longest pause before a run goes on that has gone on before: what is away may need its time to come back.
 MOST_PAUSE_SECONDS = 120.0
 #: Seconds that a worker is given to report the end of a process itself: said after the run goes on, it would mislead.
@@ -74,7 +76,11 @@ class Reviver:
         found = [*flow_runs(self.settings, ["RUNNING", "PENDING"]), *crashed]
         waiting = {run.id: UNBORN_SECONDS[run.state] for run in found if run.id not in born}
         self._unborn = {run: self._unborn.get(run, now) for run in waiting}
-        return [run for run, since in self._unborn.items() if now - since >= waiting[run]]
+        late = [run for run, since in self._unborn.items() if now - since >= waiting[run]]
+        # A crash has been reported by who saw it; else look whether it is only slow to begin.
+        doubtful = {run for run in late if waiting[run] and now - self._unborn[run] < STUCK_SECONDS}
+        slow = doubtful & runs_here() if doubtful else set()
+        return [run for run in late if run not in slow]
 
     def _see_to(self, run: str, pipeline: str, heartbeat: Heartbeat | None) -> None:
         if self.ledger.entries(None, ABANDONED, subject=run):

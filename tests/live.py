@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import SecretStr
 
 from infra.local.environment import environment
 from infra.local.ports import free_ports
@@ -53,8 +54,11 @@ def live_settings(live_pipelines: Path, planting: Planting) -> Iterator[Settings
 
 
 @contextmanager
-def running_stack(folder: Path, **extra: str) -> Iterator[Settings]:
-    """A stack on free ports, its state and pipelines below `folder`; `extra` goes into the environment of its parts."""
+def running_stack(folder: Path, ledger_url: str | None = None, **extra: str) -> Iterator[Settings]:
+    """A stack on free ports, its state and pipelines below `folder`; `extra` goes into the environment of its parts.
+
+    Its ledger is a file below `folder` unless `ledger_url` names a database.
+    """
     prefect, mlflow, serve, ray = free_ports(4)
     settings = Settings(
         state_dir=folder / "state",
@@ -63,6 +67,7 @@ def running_stack(folder: Path, **extra: str) -> Iterator[Settings]:
         mlflow_url=f"http://127.0.0.1:{mlflow}",
         serve_url=f"http://127.0.0.1:{serve}",
         ray_port=ray,
+        ledger_url=SecretStr(ledger_url) if ledger_url else None,
     )
     settings.pipelines.mkdir(parents=True, exist_ok=True)
     before = dict(os.environ)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ _USER = "millrace"
 _PASSWORD = "hush-it-is-a-secret"
 _DEBIAN = Path("/usr/lib/postgresql")
 _SECONDS = 60
+
+MISSING = "PostgreSQL is not installed"
 
 
 @dataclass
@@ -56,11 +59,22 @@ class Postgres:
 
     def kill(self) -> None:
         """SIGKILL to the server and all its processes, as a power cut would."""
-        server = psutil.Process(int((self.data / "postmaster.pid").read_text().split()[0]))
-        processes = [server, *server.children(recursive=True)]
+        server = self._server()
+        processes = [] if server is None else [server, *server.children(recursive=True)]
         for process in processes:
             process.send_signal(signal.SIGKILL)
         psutil.wait_procs(processes, timeout=30)
+
+    @property
+    def running(self) -> bool:
+        return self._server() is not None
+
+    def _server(self) -> psutil.Process | None:
+        try:
+            server = psutil.Process(int((self.data / "postmaster.pid").read_text().split()[0]))
+        except (FileNotFoundError, psutil.NoSuchProcess):
+            return None
+        return server if server.status() != psutil.STATUS_ZOMBIE else None
 
     def new_url(self) -> str:
         """The URL of an empty schema of its own; databases would cost 300 files each."""
@@ -93,9 +107,19 @@ def _binaries() -> Path | None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A server that runs as long as the session; skipped where the system has none."""
+    with running_postgres() as server:
+        if server is None:
+            pytest.skip(f"{MISSING} (Debian: apt-get install postgresql)")
+        yield server
+
+
+@contextmanager
+def running_postgres() -> Iterator[Postgres | None]:
+    """A server of one's own until the block ends; None where the system has none."""
     binaries = _binaries()
     if binaries is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+        yield None
+        return
     account: dict[str, Any] = {}
     folder = Path(tempfile.mkdtemp(prefix="millrace-postgres-"))
     if os.geteuid() == 0:
@@ -108,6 +132,5 @@ def postgres() -> Iterator[Postgres]:
         server.create()
         yield server
     finally:
-        if (server.data / "postmaster.pid").exists():
-            server.kill()
+        server.kill()
         shutil.rmtree(folder)

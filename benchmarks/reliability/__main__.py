@@ -41,9 +41,12 @@ def _stack(_: Tell) -> dict[str, Any]:
     """What is measured on a stack that only runs: its listeners, and the way from an incident to a flow run."""
     from benchmarks.reliability import latency, listeners
     from tests.live import running_stack
+    from tests.tiny import deploy_tiny
 
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder, running_stack(Path(folder)) as settings:
-        return {"event_to_run": latency.measure(settings), **listeners.measure(settings)}
+        event_to_run = latency.measure(settings)
+        deploy_tiny(settings, "doors")  # the replica of an application listens too
+        return {"event_to_run": event_to_run, **listeners.measure(settings)}
 
 
 def _artifacts(_: Tell) -> dict[str, Any]:

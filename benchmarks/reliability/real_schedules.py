@@ -9,22 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from millrace.faults import FOLDER
-from tests.chaos.real import RealWorld, cases, play_all, supervised
+from tests.chaos.real import VICTIMS, RealWorld, cases, play_all, supervised
 from tests.live import running_stack
+from tests.postgres import MISSING, running_postgres
 
 
 def measure(count: int, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Play `count` schedules on one stack, whose parts are started again when they die."""
-    with tempfile.TemporaryDirectory(prefix="millrace-chaos-") as folder:
+    """Play `count` schedules on one stack, whose parts are started again when they die; its ledger is in PostgreSQL."""
+    with tempfile.TemporaryDirectory(prefix="millrace-chaos-") as folder, running_postgres() as database:
+        if database is None:
+            tell(f"{MISSING}: the ledger is a file, and no schedule kills its database")
+        victims = VICTIMS if database is not None else tuple(name for name in VICTIMS if name != "database")
+        chosen = list(cases(count, seed, victims))
         faults = Path(folder) / "faults"
         faults.mkdir()
-        with running_stack(Path(folder), **{FOLDER: str(faults)}) as settings:
-            world = RealWorld(settings, faults)
+        url = None if database is None else database.new_url()
+        with running_stack(Path(folder), url, **{FOLDER: str(faults)}) as settings:
+            world = RealWorld(settings, faults, database)
             world.arm(())
-            chosen = list(cases(count, seed))
-            with supervised(settings):
+            with supervised(world):
                 differing = play_all(world, chosen, prefix="real", tell=tell)
     return {
+        "real_ledger": "file" if database is None else "postgresql",
         "real_schedules": len(chosen),
         "real_differences": len(differing),
         "real_differing": differing,

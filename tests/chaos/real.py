@@ -31,12 +31,16 @@ from tasks.prefect_api import flow_state, submit
 from tasks.run_kinds import ABANDONED
 from tests.chaos.world import MODEL, SOURCE, SPEC, committed, differences
 from tests.live import run_millrace
+from tests.postgres import Postgres
 
 _REST_SECONDS = 300.0
 _QUIET_LOOKS = 3
 
 #: Whom a schedule may kill while a flow is held at a point, and how its process is found.
-VICTIMS = ("worker", "prefect", "mlflow", "reconciler", "ray head", "ray worker", "serve controller", "serve replica")
+VICTIMS = (
+    "worker", "prefect", "mlflow", "reconciler", "ray head", "ray worker", "serve controller", "serve replica",
+    "database",
+)  # fmt: skip
 
 #: What happens in each part: the deployment, its parameters, and the requests that come before it.
 PARTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -80,8 +84,8 @@ class RealCase:
         return f"{self.part}: {struck}{f', {self.victim} killed' if self.victim else ''}"
 
 
-def cases(count: int, seed: int) -> Iterator[RealCase]:
-    """Schedules in the order of the parts, drawn by chance: a third kills, a third fails, a third has a victim."""
+def cases(count: int, seed: int, victims: Sequence[str] = VICTIMS) -> Iterator[RealCase]:
+    """Schedules in the order of the parts, drawn by chance: a quarter kills, a quarter fails, half have a victim."""
     chance = random.Random(seed)
     parts = list(PARTS)
     for number in range(count):
@@ -89,18 +93,19 @@ def cases(count: int, seed: int) -> Iterator[RealCase]:
         fault = Fault(chance.choice(POINTS[part]), chance.choice(("before", "after")), "kill")
         kind = chance.choice(("kill", "fail", "victim", "victim"))
         if kind == "victim":
-            victim = VICTIMS[number // 2 % len(VICTIMS)]
+            victim = victims[number // 2 % len(victims)]
             yield RealCase(part, replace(fault, action="hold"), victim)
         else:
             yield RealCase(part, replace(fault, action=kind))  # type: ignore[arg-type]
 
 
 class RealWorld:
-    """A running stack whose processes look for their faults in `faults`."""
+    """A running stack whose processes look for their faults in `faults`; `database` has its ledger, or a file has."""
 
-    def __init__(self, settings: Settings, faults: Path) -> None:
+    def __init__(self, settings: Settings, faults: Path, database: Postgres | None = None) -> None:
         self.settings = settings
         self.faults = faults
+        self.database = database
         self.layout = Layout(settings.state)
 
     @property
@@ -184,7 +189,11 @@ class RealWorld:
             "serve controller": "ServeController",
             "serve replica": "ServeReplica",
         }
-        if victim in marks:
+        wanted: list[psutil.Process] = []
+        if victim == "database":
+            assert self.database is not None, "the ledger is a file: it has no process"
+            self.database.kill()
+        elif victim in marks:
             found = members(self.settings.state, "ray", read_record(self.layout.run, "ray"))
             wanted = [process for process in found if _is(process, marks[victim])]
         else:
@@ -301,15 +310,16 @@ def _decisions(ledger: Ledger, name: str) -> list[str]:
 
 
 @contextmanager
-def supervised(settings: Settings) -> Iterator[None]:
+def supervised(world: RealWorld) -> Iterator[None]:
     """Start again whatever has died, as an operator's cluster does, until the block ends."""
     ended = threading.Event()
 
     def watch() -> None:
-        layout = Layout(settings.state)
         while not ended.wait(1.0):
-            if not all(part.running for part in stack_status(settings, layout).parts):
-                run_millrace(settings, "up")
+            if world.database is not None and not world.database.running:
+                world.database.start()
+            if not all(part.running for part in stack_status(world.settings, world.layout).parts):
+                run_millrace(world.settings, "up")
 
     thread = threading.Thread(target=watch, name="supervisor", daemon=True)
     thread.start()

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 _TUNSETIFF = 0x400454CA
 _IFF_TUN_NO_HEADER = 0x0001 | 0x1000
@@ -62,9 +63,22 @@ def _told(packet: bytes) -> Iterator[str]:
         protocol, to, payload = packet[6], socket.inet_ntop(socket.AF_INET6, packet[24:40]), packet[40:]
     if protocol not in _PROTOCOLS:
         return  # the kernel's own: neighbours and multicast groups of the new device
-    port = struct.unpack("!H", payload[2:4])[0]
+    sender, port = struct.unpack("!HH", payload[:4])
     name = f", asks for {payload[20:60]!r}" if port == 53 else ""
-    yield f"{_PROTOCOLS[protocol]} to {to}:{port}{name}"
+    yield f"{_PROTOCOLS[protocol]} to {to}:{port}{name}, from {_process(_PROTOCOLS[protocol], sender)}"
+
+
+def _process(protocol: str, port: int) -> str:
+    """The command line of the process with an open socket at this port, while it still has it."""
+    inodes = set()
+    for table in Path("/proc/net").glob(f"{protocol}*"):
+        rows = (line.split() for line in table.read_text().splitlines()[1:])
+        inodes |= {f"socket:[{row[9]}]" for row in rows if int(row[1].rpartition(":")[2], 16) == port}
+    for handle in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # it ends while we look
+            if str(handle.readlink()) in inodes:
+                return handle.parents[1].joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    return "a process that has ended"
 
 
 def main() -> None:

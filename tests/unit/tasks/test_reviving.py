@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -140,6 +141,25 @@ def test_a_run_that_never_had_a_heartbeat_goes_on(
         clock.seconds += UNBORN_SECONDS[known] + 0.1
     reviver.tick()
     assert state(outside) == "SCHEDULED"
+
+
+def test_a_run_whose_process_is_seen_to_begin_is_given_time(
+    reviver: Reviver, start: Start, outside: Outside, clock: Clock
+) -> None:
+    start("slow", "RUNNING")
+    start("gone", "RUNNING")
+    environment = os.environ | {"PREFECT__FLOW_RUN_ID": "slow"}
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment)
+    try:
+        reviver.tick()
+        clock.seconds += UNBORN_SECONDS["RUNNING"]
+        reviver.tick()
+        assert [state(outside, run) for run in ("slow", "gone")] == ["RUNNING", "SCHEDULED"]
+        clock.seconds += STUCK_SECONDS
+        reviver.tick()
+        assert state(outside, "slow") == "SCHEDULED"
+    finally:
+        child.communicate()
 
 
 @pytest.mark.parametrize("ended", ["COMPLETED", "FAILED", "CANCELLED", "PAUSED"])
