@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from pydantic import SecretStr
 
 from benchmarks.reliability.leaks import files, scan
 from benchmarks.reliability.leaky import NAME, give_orders, told, write_pipeline
@@ -96,9 +97,10 @@ class Planting:
                 if done.returncode == 0:
                     raise AssertionError(f"{done.args} was expected to fail")
         # Parameters that the deployment does not have: Prefect answers, and must not keep them.
-        found = httpx.get(f"{settings.prefect_api_url}/deployments/name/training/training").raise_for_status().json()
-        body = {"parameters": {"pipeline": [NAME], "password": i}, "state": {"type": "SCHEDULED"}}
-        refused = httpx.post(f"{settings.prefect_api_url}/deployments/{found['id']}/create_flow_run", json=body)
+        with httpx.Client(base_url=settings.prefect_api_url, headers=settings.prefect_headers) as client:
+            found = client.get("/deployments/name/training/training").raise_for_status().json()
+            body = {"parameters": {"pipeline": [NAME], "password": i}, "state": {"type": "SCHEDULED"}}
+            refused = client.post(f"/deployments/{found['id']}/create_flow_run", json=body)
         if not refused.is_client_error:
             raise AssertionError(f"Prefect takes parameters that do not fit: {refused.status_code}")
 
@@ -137,6 +139,8 @@ def measure(count: int = 1000, seed: int = 0) -> dict[str, Any]:
             mlflow_url=f"http://127.0.0.1:{mlflow}",
             serve_url=f"http://127.0.0.1:{serve}",
             ray_port=ray,
+            prefect_auth=_user(planting.nest),
+            mlflow_auth=_user(planting.nest),
         )
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
         env = inherited | settings.environment() | planting.environment()
@@ -164,6 +168,12 @@ def measure(count: int = 1000, seed: int = 0) -> dict[str, Any]:
             millrace("down")
         after = scan_files(settings, planting.nest)
     return answer(planting.nest, found | after, seconds)
+
+
+def _user(nest: Nest) -> SecretStr:
+    """A user whose password is a canary."""
+    (password,) = nest.take(1)
+    return SecretStr(f"operator:{password}")
 
 
 def scan_files(settings: Settings, nest: Nest) -> dict[str, set[str]]:

@@ -93,14 +93,17 @@ def _dump(path: Path) -> bytes:
 
 def _answers(settings: Settings) -> Iterator[tuple[str, bytes]]:
     """What Prefect and MLflow tell whoever asks, and so their UIs."""
-    with httpx.Client(timeout=_TIMEOUT_SECONDS, base_url=settings.prefect_api_url) as client:
+    with httpx.Client(
+        timeout=_TIMEOUT_SECONDS, base_url=settings.prefect_api_url, headers=settings.prefect_headers
+    ) as client:
         for part in ("flow_runs", "task_runs", "logs", "artifacts", "deployments", "work_queues", "automations"):
             yield f"Prefect's {part}", json.dumps(list(_pages(client, f"/{part}/filter"))).encode()
         for run in _pages(client, "/flow_runs/filter"):
             states = client.get("/flow_run_states/", params={"flow_run_id": run["id"]})
             yield f"states of flow run {run['id']}", states.raise_for_status().content
         yield "Prefect's events", json.dumps(list(_events(client))).encode()
-    with httpx.Client(timeout=_TIMEOUT_SECONDS, base_url=f"{settings.mlflow_url}/api/2.0/mlflow") as client:
+    url = f"{settings.mlflow_url}/api/2.0/mlflow"
+    with httpx.Client(timeout=_TIMEOUT_SECONDS, base_url=url, headers=settings.mlflow_headers) as client:
         found = client.post("/experiments/search", json={"max_results": 1000}).raise_for_status().json()
         ids = [experiment["experiment_id"] for experiment in found.get("experiments", [])]
         yield "MLflow's experiments", json.dumps(found).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from millrace.ledger import Ledger
 from millrace.pipeline import load_pipeline
 from millrace.scaffold.write import create_pipeline
 from millrace.settings import Settings
+from millrace.storage import ObjectStore
 from tasks.guard_watch import BREACHED
+from tasks.registry import Registry
 from tasks.rollout import ROLLED_BACK
 from tests.e2e.conftest import FIRST, LAST, drifting_table, set_values
 from tests.live import Millrace
@@ -76,6 +79,37 @@ def test_rollbacks_under_load_lose_nothing_and_mix_up_nothing(
     found = measure_on(live_settings, guarded, rollbacks=5, threads=4)["rollback"]
     assert (found["failed"], found["mis_versioned"]) == (0, 0), found
     assert found["requests"] > 400
+
+
+def test_a_damaged_or_missing_package_changes_nothing(
+    guarded: str, live_settings: Settings, millrace: Millrace
+) -> None:
+    _train(millrace, guarded, LAST)
+    ledger, store = Ledger(live_settings.ledger), ObjectStore.of(live_settings)
+    now = ledger.serving(guarded)
+    other = next(v for v in Registry(live_settings).versions(guarded) if now is not None and v.version != now.subject)
+    folder = Path(live_settings.objects) / other.package_key
+    package = store.get(other.package_key)
+    assert package.digest == other.package_digest
+    weights = folder / package.entries["weights.safetensors"].path
+    sound = weights.read_bytes()
+    try:
+        weights.chmod(0o600)
+        weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+        damaged = millrace("rollback", guarded, "--to", other.version)
+    finally:
+        weights.write_bytes(sound)
+    assert damaged.returncode == 3, damaged.stderr
+    assert "Traceback" not in damaged.stderr
+    aside = folder.with_name("aside")
+    shutil.move(folder, aside)
+    try:
+        missing = millrace("rollback", guarded, "--to", other.version)
+    finally:
+        shutil.move(aside, folder)
+    assert missing.returncode == 3, missing.stderr
+    assert "Traceback" not in missing.stderr
+    assert ledger.serving(guarded) == now
 
 
 @pytest.mark.parametrize(
