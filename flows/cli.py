@@ -270,9 +270,9 @@ def revoke_key(
 
 def main() -> None:
     """Run the command; an error becomes a message and an exit code, never a traceback."""
-    from millrace import guards
+    from millrace import redaction
 
-    guards.install(streams=True)
+    redaction.install(streams=True)
     try:
         app()
     except MillraceError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from millrace import guards
+from millrace import redaction
 from millrace.secrets import redact_value
 
 LOGGER = "millrace"
@@ -22,7 +22,7 @@ def configure(level: str = "INFO", *, json_lines: bool = False, shown: str | Non
     Events go through the standard library's logger `millrace`, so that Prefect can keep a flow run's lines too. They
     are written to stderr, from level `shown` up: what a command prints on stdout is its answer, and may be JSON.
     """
-    guards.install()
+    redaction.install()
     renderer: Any = structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
         processors=[

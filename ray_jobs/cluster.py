@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from millrace import guards
+from millrace import redaction
 from millrace.errors import MillraceError, ServiceError
 from millrace.faults import fault_point
 from millrace.pipeline import Pipeline, load_pipeline
@@ -68,8 +68,8 @@ def run_all(
 
 def _guarded(function: Callable[..., R], *given: Any) -> R:
     """In the worker: Ray keeps a task's error and what its process prints."""
-    guards.install(streams=True)
-    with guards.without_secrets():
+    redaction.install(streams=True)
+    with redaction.without_secrets():
         return function(*given)
 
 

@@ -22,7 +22,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import deployment, flow_run
 from prefect.tasks import Task
 
-from millrace import guards, logs
+from millrace import logs, redaction
 from millrace.errors import MillraceError, ServiceError
 from millrace.ledger import SYSTEM, Heartbeat, Ledger, Token
 from millrace.logs import get_logger, identified
@@ -168,7 +168,7 @@ def open_run(
     run = str(run_id or flow_run.get_id() or f"{LOCAL}{uuid.uuid4().hex}")
     ledger = Ledger(settings.ledger)
     with (
-        guards.without_secrets(),
+        redaction.without_secrets(),
         going_on(run),
         living(ledger, run, flow, pipeline) as heartbeat,
         identified(pipeline=pipeline, run=run),
@@ -191,7 +191,7 @@ def step(function: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run
     name = function.__name__
 
     @functools.wraps(function)
-    @guards.without_secrets()
+    @redaction.without_secrets()
     def timed(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
         started, listener = time.perf_counter(), _listener.get()
         with identified(pipeline=run.pipeline.name, run=run.id, step=name):

@@ -1,4 +1,4 @@
-"""Child process: the app of Prefect's or MLflow's server behind our guard, on the addresses that the settings name."""
+"""Child process: the app of Prefect's or MLflow's server behind our door, on the addresses that the settings name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 from typing import cast
 from urllib.parse import urlsplit
 
+from infra.local.door import App, Door
 from infra.local.doors import listen_hosts
-from infra.local.guard import App, Guard
 from infra.local.health import LOOPBACK_HOSTS
 from millrace.settings import Settings, load_settings
 
@@ -24,21 +24,21 @@ def main() -> int:
 
     import uvicorn
 
-    app = guarded(part, settings)
+    app = behind_door(part, settings)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_SHUTDOWN_SECONDS)
     server = uvicorn.Server(config)
     server.run(sockets=[_bound(host, _port(part, settings)) for host in listen_hosts(settings)])
     return 0 if server.started else 3
 
 
-def guarded(part: str, settings: Settings) -> Guard:
-    """The part's app with its guard. Prefect asks for credentials by itself, so that its UI can offer a login."""
+def behind_door(part: str, settings: Settings) -> Door:
+    """The part's app with its door. Prefect asks for credentials by itself, so that its UI can offer a login."""
     port = _port(part, settings)
     # A browser leaves HTTP's own port out.
     hosts = frozenset(host if port == 80 else f"{host}:{port}" for host in LOOPBACK_HOSTS)
     if part == "prefect":
-        return Guard(_prefect(), hosts, any_host=settings.listens_elsewhere)
-    return Guard(
+        return Door(_prefect(), hosts, any_host=settings.listens_elsewhere)
+    return Door(
         _mlflow(),
         hosts,
         any_host=settings.listens_elsewhere,

@@ -12,6 +12,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from millrace import secrets
 from millrace.errors import ApprovalError, ConfigError, UnknownNameError, nearest
 from millrace.faults import fault_point
 
@@ -35,7 +36,9 @@ class PrivateKey:
 
     @classmethod
     def from_text(cls, text: str) -> PrivateKey:
-        return cls(Ed25519PrivateKey.from_private_bytes(decode(text, _KEY_BYTES)))
+        key = cls(Ed25519PrivateKey.from_private_bytes(decode(text, _KEY_BYTES)))
+        secrets.remember(text)
+        return key
 
     @property
     def public(self) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from millrace import guards
+from millrace import redaction
 from millrace.errors import FencedError, MillraceError
 from millrace.pipeline import load_pipeline
 from millrace.signing import Keys
@@ -36,7 +36,7 @@ class Replica:
         log_folder: str,
         door: Door,
     ) -> None:
-        guards.install(streams=True)
+        redaction.install(streams=True)
         _listen_on_node_address()
         pipeline = load_pipeline(pipeline_name, Path(pipelines_dir))
         store = ObjectStore(objects_url, Keys(Path(signing_key)))

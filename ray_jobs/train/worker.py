@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from millrace import guards, statistics
+from millrace import redaction, statistics
 from millrace.card import model_card
 from millrace.encoding import TableInputs, labels
 from millrace.package import LabelScale, Predictor, publish_package
@@ -18,13 +18,13 @@ from ray_jobs.train.loop import Fitted, Rank, fit, predictor_module
 from ray_jobs.train.request import TrainRequest
 
 
-@guards.without_secrets()
+@redaction.without_secrets()
 def train_worker(config: dict[str, Any]) -> None:
     """One rank of a training run; `config` holds the `TrainRequest` under `request`."""
     import ray.train
     from ray.train.torch import get_device, prepare_model
 
-    guards.install(streams=True)
+    redaction.install(streams=True)
     request: TrainRequest = config["request"]
     context = ray.train.get_context()
     pipeline = pipeline_on_worker(request.settings, request.pipeline_name)

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import pydantic
 import pytest
 
-from millrace import guards, secrets
+from millrace import redaction, secrets
 from millrace.errors import MillraceError, SourceError
-from millrace.guards import clean, install, without_secrets
+from millrace.redaction import clean, install, without_secrets
 
 DSN = "postgresql://reader:hush-hush@db/rows"
 
@@ -23,7 +23,7 @@ DSN = "postgresql://reader:hush-hush@db/rows"
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
     before = logging.getLogRecordFactory(), sys.excepthook, threading.excepthook
-    # A test that ran a command in this process has installed the guards already.
+    # A test that ran a command in this process has installed the redaction already.
     logging.setLogRecordFactory(logging.LogRecord)
     yield
     logging.setLogRecordFactory(before[0])
@@ -40,7 +40,7 @@ def logged(*arguments: object, **extra: object) -> str:
 
 
 def test_a_record_of_any_logger_tells_no_secret() -> None:
-    assert "hush" in logged("cannot reach %s", DSN), "without the guard it does"
+    assert "hush" in logged("cannot reach %s", DSN), "without redaction it does"
     install()
     install()
     assert logged("cannot reach %s", DSN) == "cannot reach postgresql://***@db/rows\n"
@@ -60,7 +60,7 @@ def test_the_traceback_of_a_record_tells_no_secret() -> None:
 
 def test_what_a_process_prints_and_dies_of_tells_no_secret() -> None:
     code = (
-        "import sys, threading\nfrom millrace import guards\nguards.install(streams=True)\n"
+        "import sys, threading\nfrom millrace import redaction\nredaction.install(streams=True)\n"
         f"dsn = {DSN!r}\nprint('to', dsn)\nprint('to', dsn, file=sys.stderr)\n"
         "def fail(): raise ValueError(dsn)\n"
         "t = threading.Thread(target=fail); t.start(); t.join()\nfail()\n"
@@ -151,7 +151,7 @@ def test_notes_are_cleaned() -> None:
 
 
 def test_a_function_may_be_guarded() -> None:
-    @guards.without_secrets()
+    @redaction.without_secrets()
     def fail() -> None:
         raise ValueError(DSN)
 

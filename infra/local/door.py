@@ -18,7 +18,7 @@ App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], A
 
 
 @dataclass(frozen=True)
-class Guard:
+class Door:
     """An ASGI app before another.
 
     `hosts` are the names (HOST:PORT) that the server has for itself. With `any_host` it may be asked under others too:

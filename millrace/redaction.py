@@ -1,4 +1,4 @@
-"""Guards at a process's ways out: its logs, its printed lines, its tracebacks, and the errors that it hands on."""
+"""Redaction at a process's ways out: its logs, its printed lines, its tracebacks, and the errors that it hands on."""
 
 from __future__ import annotations
 

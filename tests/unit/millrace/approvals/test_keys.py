@@ -1,0 +1,29 @@
+"""An approver's private key: read from its own file only, and told to nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from millrace import secrets
+from millrace.approvals.keys import PrivateKey, key_path, load_key
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    yield
+    secrets.forget_all()
+
+
+def test_a_key_that_was_read_is_a_secret(tmp_path: Path) -> None:
+    path = key_path(tmp_path, "ann")
+    made = PrivateKey.new()
+    made.save(path)
+    secrets.forget_all()
+    name, key = load_key(tmp_path, None)
+    assert (name, key.public) == ("ann", made.public)
+    text = path.read_text().strip()
+    assert secrets.redact(f"cannot sign with {text}") == "cannot sign with ***"
+    assert made.public in secrets.redact(made.public), "the public one is none"
