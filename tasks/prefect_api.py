@@ -99,57 +99,30 @@ def publish(settings: Settings, event: dict[str, Any]) -> None:
 
 def retry(settings: Settings, flow_run: str) -> None:
     """Schedule a failed flow run again, under its own id: what names it (an incident's response) stays true."""
-    state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "tried again by millrace"}
-    _ask(
-        settings,
-        "set_state",
-        "POST",
-        f"/flow_runs/{flow_run}/set_state",
-        {"state": state, "force": True},
-        missing=flow_run,
-    )
+    _set_state(settings, flow_run, "SCHEDULED", "AwaitingRetry", "tried again by millrace")
 
 
 def resume(settings: Settings, flow_run: str) -> bool:
     """Have a suspended flow run go on without its form; False when it is not suspended."""
     if flow_state(settings, flow_run).state != "PAUSED":
         return False
-    state = {"type": "SCHEDULED", "name": "Resuming", "message": "answered"}
-    _ask(
-        settings,
-        "set_state",
-        "POST",
-        f"/flow_runs/{flow_run}/set_state",
-        {"state": state, "force": True},
-        missing=flow_run,
-    )
+    _set_state(settings, flow_run, "SCHEDULED", "Resuming", "answered")
     return True
 
 
 def mark_crashed(settings: Settings, flow_run: str, message: str) -> None:
     """Say of a flow run that nobody will go on with that it crashed."""
-    state = {"type": "CRASHED", "name": "Crashed", "message": message}
-    _ask(
-        settings,
-        "set_state",
-        "POST",
-        f"/flow_runs/{flow_run}/set_state",
-        {"state": state, "force": True},
-        missing=flow_run,
-    )
+    _set_state(settings, flow_run, "CRASHED", "Crashed", message)
 
 
 def mark_running(settings: Settings, flow_run: str) -> None:
     """Say of a flow run that was reported as crashed that it lives."""
-    state = {"type": "RUNNING", "name": "Running", "message": "it goes on"}
-    _ask(
-        settings,
-        "set_state",
-        "POST",
-        f"/flow_runs/{flow_run}/set_state",
-        {"state": state, "force": True},
-        missing=flow_run,
-    )
+    _set_state(settings, flow_run, "RUNNING", "Running", "it goes on")
+
+
+def _set_state(settings: Settings, flow_run: str, kind: str, name: str, message: str) -> None:
+    body = {"state": {"type": kind, "name": name, "message": message}, "force": True}
+    _ask(settings, "set_state", "POST", f"/flow_runs/{flow_run}/set_state", body, missing=flow_run)
 
 
 def flow_runs(settings: Settings, states: Sequence[str], ended_after: datetime | None = None) -> list[FlowRun]:
