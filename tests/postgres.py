@@ -10,8 +10,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class Postgres:
     # PostgreSQL refuses to run as root.
     account: dict[str, Any]
     _numbers: Iterator[int] = field(default_factory=itertools.count)
+    # Who starts a server that another thread is killing meets the dying one.
+    _changing: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def data(self) -> Path:
@@ -52,18 +55,21 @@ class Postgres:
         # What a process wrote outlives its SIGKILL without a synchronisation; on a slow disk they take minutes.
         options = f"-c listen_addresses='' -c unix_socket_directories={self.folder} -c fsync=off"
         log = str(self.folder / "server.log")
-        self._run("pg_ctl", "start", "-w", "-t", str(_SECONDS), "-D", str(self.data), "-l", log, "-o", options)
+        with self._changing:
+            self._run("pg_ctl", "start", "-w", "-t", str(_SECONDS), "-D", str(self.data), "-l", log, "-o", options)
 
     def stop(self) -> None:
         self._run("pg_ctl", "stop", "-w", "-t", str(_SECONDS), "-m", "fast", "-D", str(self.data))
 
     def kill(self) -> None:
         """SIGKILL to the server and all its processes, as a power cut would."""
-        server = self._server()
-        processes = [] if server is None else [server, *server.children(recursive=True)]
-        for process in processes:
-            process.send_signal(signal.SIGKILL)
-        psutil.wait_procs(processes, timeout=30)
+        with self._changing:
+            server = self._server()
+            processes = [] if server is None else [server, *server.children(recursive=True)]
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGKILL)
+            psutil.wait_procs(processes, timeout=30)
 
     @property
     def running(self) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
@@ -103,7 +103,9 @@ class Database:
             engine = self._open()
             try:
                 if _schema(engine) != HEAD:
-                    self._migrate(engine)
+                    # Around the lock: who is stopped here must not keep others waiting.
+                    with fault_point("ledger.migrate"):
+                        self._migrate(engine)
             except BaseException:
                 engine.dispose()
                 raise
@@ -133,11 +135,18 @@ class Database:
                 _upgrade(connection)
             return
         # Switching an SQLite file to WAL waits for nobody, it fails.
-        with FileLock(f"{self._url.database}.lock"):
-            with closing(engine.raw_connection()) as raw:
+        lock = FileLock(f"{self._url.database}.lock", timeout=_BUSY_MS / 1000)
+        try:
+            with lock, closing(engine.raw_connection()) as raw:
                 raw.cursor().execute("PRAGMA journal_mode=WAL")
-            with engine.connect() as connection, alone(connection):
-                _upgrade(connection)
+                with engine.connect() as connection, alone(connection):
+                    _upgrade(connection)
+        except Timeout:
+            raise ServiceError(
+                f"another process has been preparing the ledger {self._url.database} for too long",
+                allowed=f"{_BUSY_MS / 1000:g} s",
+                next=f"end the process that holds {lock.lock_file}",
+            ) from None
 
 
 @contextmanager
@@ -168,8 +177,7 @@ def _upgrade(connection: sa.Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    with fault_point("ledger.migrate"):
-        command.upgrade(config, HEAD)
+    command.upgrade(config, HEAD)
 
 
 def _schema(engine: sa.Engine) -> str | None:
