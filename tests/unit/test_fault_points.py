@@ -37,6 +37,7 @@ INSIDE = {
     ("millrace/storage.py", "_create"): "storage.commit",
     ("millrace/storage.py", "_remove"): "storage.remove",
     ("millrace/storage.py", "_cat"): "storage.read and storage.find",
+    ("millrace/ledger/database.py", "_upgrade"): "ledger.migrate: around the lock that is held meanwhile",
     ("millrace/parquet.py", "write"): "writes into memory",
     ("millrace/segments.py", "write"): "log.append and log.create",
     ("millrace/scaffold/write.py", "_write"): "writes into a scratch folder; scaffold.put moves it to its place",
