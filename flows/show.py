@@ -203,6 +203,20 @@ def keys(answer: Mapping[str, Any]) -> None:
     for key in answer["keys"]:
         table.add_row(key["id"], key["customer"], key["created_at"], key["revoked_at"] or "")
     _out().print(table if answer["keys"] else "there is no key yet: `millrace keys create CUSTOMER`")
+    if answer["limits"]:
+        limits = Table("customer", "requests a second", "at once")
+        for customer, limit in answer["limits"].items():
+            limits.add_row(customer, f"{limit['rate']:g}", str(limit["burst"]))
+        _out().print(limits)
+
+
+def limited(answer: Mapping[str, Any]) -> None:
+    match answer["limit"]:
+        case None:
+            told = "as often as each pipeline's spec says"
+        case limit:
+            told = f"{limit['rate']:g} times a second, {limit['burst']} at once"
+    _out().print(f"{answer['customer']} may ask {told}; replicas know it within a second.")
 
 
 def created_key(answer: Mapping[str, Any]) -> None:

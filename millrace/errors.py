@@ -21,6 +21,7 @@
     └── RequestError                2    422   no    a prediction request breaks the feature contract
         ├── RequestTooLargeError         2    413   no    more rows or bytes than the spec allows
         ├── UnknownCallerError           2    401   no    a request without a valid key
+        ├── TooManyRequestsError         2    429   yes   a customer who asks more often than it may
         └── ForeignRequestError          2    403   no    a request that a page of another origin sends
 
 A message says what is wrong, what was got, what is allowed and what to do next. Library errors are mapped to
@@ -31,7 +32,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from millrace.secrets import redact
 
@@ -178,6 +179,17 @@ class RequestTooLargeError(RequestError):
 
 class UnknownCallerError(RequestError):
     http_status = 401
+
+
+class TooManyRequestsError(RequestError):
+    """`retry_after` is in seconds."""
+
+    http_status = 429
+    retryable = True
+
+    def __init__(self, what: str, *, retry_after: float, **told: Any) -> None:
+        self.retry_after = retry_after
+        super().__init__(what, **told)
 
 
 class ForeignRequestError(RequestError):

@@ -66,15 +66,20 @@ def answer_record(
     *,
     request_id: str,
     version: str,
+    customer: str = "",
     answered_at: datetime,
     seconds: float,
     prediction: Sequence[float] | Sequence[str],
     probabilities: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, Any]:
-    """One answered request. `probabilities` maps each class to a column, for multiclass labels."""
+    """One answered request; `customer` is empty where nobody needs a key.
+
+    `probabilities` maps each class to a column, for multiclass labels.
+    """
     return {
         "request_id": request_id,
         "version": version,
+        "customer": customer,
         "answered_at": round(answered_at.timestamp() * 1_000_000),
         "seconds": seconds,
         "row_id": request.row_ids,

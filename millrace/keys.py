@@ -19,12 +19,17 @@ from pathlib import Path
 from filelock import FileLock
 
 from millrace.errors import ArtifactError, ConfigError, UnknownNameError, nearest
+from millrace.limits import Limit
 from millrace.storage import write_atomically
 
 _CUSTOMER = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _PREFIX = "mr_"
 _KEY_BYTES = 32
 _ID_CHARS = 12
+
+#: The customer of the key that `millrace up` makes.
+LOCAL = "local"
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -52,13 +57,21 @@ def digest_key(key: str | bytes) -> str:
 
 
 @dataclass(frozen=True)
+class KeyRing:
+    """What the file holds: all keys in the order in which they were made, and the limits of customers."""
+
+    keys: list[ServingKey]
+    limits: dict[str, Limit]
+
+
+@dataclass(frozen=True)
 class KeyFile:
     """The file of the keys, mode 0600; readers see the old content or the new."""
 
     path: Path
 
-    def read(self) -> list[ServingKey]:
-        """All keys in the order in which they were made, revoked ones included; none when there is no file.
+    def read(self) -> KeyRing:
+        """All that it holds, revoked keys included; nothing when there is no file.
 
         Raises:
             ArtifactError: the file is damaged.
@@ -66,18 +79,20 @@ class KeyFile:
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
-            return []
+            return KeyRing([], {})
         try:
-            found = [ServingKey(**entry) for entry in json.loads(content)["keys"]]
+            document = json.loads(content)
+            found = [ServingKey(**entry) for entry in document["keys"]]
             if not all(isinstance(key.customer, str) and _DIGEST.fullmatch(key.digest) for key in found):
                 raise ValueError("a digest is none")
-        except (ValueError, TypeError, KeyError) as error:
+            limits = {name: Limit.of(**limit) for name, limit in document.get("limits", {}).items()}
+        except (ValueError, TypeError, KeyError, AttributeError, ConfigError) as error:
             raise ArtifactError(
                 f"the keys in {self.path} cannot be read",
                 got=f"{type(error).__name__}: {error}",
                 next="restore the file, or remove it and make new keys",
             ) from error
-        return found
+        return KeyRing(found, limits)
 
     def create(self, customer: str) -> tuple[ServingKey, str]:
         """A new key of `customer`: as it is kept, and the key, which is nowhere else.
@@ -86,17 +101,40 @@ class KeyFile:
             ConfigError: a bad name.
             ArtifactError: the file is damaged.
         """
-        if not _CUSTOMER.fullmatch(customer):
-            raise ConfigError(
-                "a customer's name cannot be used",
-                got=customer,
-                allowed="1 to 63 of a-z, 0-9, '.', '_' and '-', the first a letter or digit",
-            )
+        _require_name(customer)
         key = _PREFIX + secrets.token_urlsafe(_KEY_BYTES)
         made = ServingKey(customer, digest_key(key), _now())
-        with self._changing() as keys:
-            keys.append(made)
+        with self._changing() as ring:
+            ring.keys.append(made)
         return made, key
+
+    def create_local(self, path: Path) -> None:
+        """Unless there is any key, make one of customer `local`, and leave it at `path`, mode 0600.
+
+        Raises:
+            ArtifactError: the file of the keys is damaged.
+        """
+        with self._changing() as ring:
+            if ring.keys:
+                return
+            # First where it is looked for: with its hash alone, nobody would be let in.
+            if not path.is_file():
+                key = _PREFIX + secrets.token_urlsafe(_KEY_BYTES)
+                write_atomically(path, f"{key}\n".encode(), mode=0o600)
+            ring.keys.append(ServingKey(LOCAL, digest_key(path.read_text().strip()), _now()))
+
+    def limit(self, customer: str, limit: Limit | None) -> None:
+        """How often `customer` may ask from now on, over all its keys; None: as the pipeline's spec says.
+
+        Raises:
+            ConfigError: a bad name.
+            ArtifactError: the file is damaged.
+        """
+        _require_name(customer)
+        with self._changing() as ring:
+            ring.limits.pop(customer, None)
+            if limit is not None:
+                ring.limits[customer] = limit
 
     def revoke(self, key_id: str) -> ServingKey:
         """Refuse a key from now on; it is no error when it is revoked already.
@@ -105,7 +143,8 @@ class KeyFile:
             UnknownNameError: there is no such key.
             ArtifactError: the file is damaged.
         """
-        with self._changing() as keys:
+        with self._changing() as ring:
+            keys = ring.keys
             known = {key.id: place for place, key in enumerate(keys)}
             if key_id not in known:
                 raise UnknownNameError(
@@ -118,13 +157,21 @@ class KeyFile:
             return keys[place]
 
     @contextmanager
-    def _changing(self) -> Iterator[list[ServingKey]]:
+    def _changing(self) -> Iterator[KeyRing]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_name(f".{self.path.name}.lock"), mode=0o600):
-            keys = self.read()
-            yield keys
-            content = json.dumps({"keys": [asdict(key) for key in keys]}, indent=2).encode()
-            write_atomically(self.path, content, mode=0o600)
+            ring = self.read()
+            yield ring
+            write_atomically(self.path, json.dumps(asdict(ring), indent=2).encode(), mode=0o600)
+
+
+def _require_name(customer: str) -> None:
+    if not _CUSTOMER.fullmatch(customer):
+        raise ConfigError(
+            "a customer's name cannot be used",
+            got=customer,
+            allowed="1 to 63 of a-z, 0-9, '.', '_' and '-', the first a letter or digit",
+        )
 
 
 def shorten_id(text: str) -> str:

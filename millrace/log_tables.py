@@ -23,7 +23,7 @@ FAILURES = "failures"
 PROBABILITY = "probability_"
 
 #: Columns of the log itself; no feature may have one of these names.
-FIXED = ("request_id", "row", "row_id", "event_time", "version", "answered_at", "seconds", "prediction")
+FIXED = ("request_id", "row", "row_id", "event_time", "version", "customer", "answered_at", "seconds", "prediction")
 
 Header = Mapping[str, Any]
 
@@ -57,6 +57,7 @@ def schema_of(header: Header) -> pa.Schema:
         "row_id": pa.string(),
         "event_time": time,
         "version": pa.string(),
+        "customer": pa.string(),
         "answered_at": time,
         "seconds": pa.float64(),
         **{name: _type(kind) for name, kind in header["features"].items()},
@@ -196,6 +197,7 @@ def _records_schema(header: Header) -> pa.Schema:
         {
             "request_id": pa.string(),
             "version": pa.string(),
+            "customer": pa.string(),
             "answered_at": pa.int64(),
             "seconds": pa.float64(),
             "row_id": pa.list_(pa.string()),
@@ -227,7 +229,7 @@ def _answer_rows(records: pa.Table, schema: pa.Schema) -> pa.Table:
     parents = np.repeat(np.arange(len(records)), counts)
     features, probabilities = records["features"].combine_chunks(), records["probabilities"].combine_chunks()
     columns: dict[str, Any] = {
-        name: records[name].take(parents) for name in ("request_id", "version", "answered_at", "seconds")
+        name: records[name].take(parents) for name in ("request_id", "version", "customer", "answered_at", "seconds")
     }
     columns |= {name: pc.list_flatten(records[name]) for name in ("row_id", "event_time", "prediction")}
     columns |= {field.name: pc.list_flatten(features.field(field.name)) for field in features.type}

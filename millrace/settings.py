@@ -22,6 +22,7 @@ from millrace import secrets
 from millrace.errors import SettingsError, nearest
 
 _PREFIX = "MILLRACE_"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MAX_KEY_BYTES = 16_384
 
 
@@ -171,9 +172,18 @@ class Settings(BaseSettings):
         return _basic(self.mlflow_auth)
 
     @property
+    def local_key(self) -> Path:
+        """Absolute path of the key for predictions that `millrace up` makes for whoever can read the state folder."""
+        return self.state / "serve.key"
+
+    @property
     def serve_headers(self) -> dict[str, str]:
         """What a request for predictions must carry; secret."""
-        return {} if self.serve_key is None else {"authorization": f"Bearer {self.serve_key.get_secret_value()}"}
+        key = None if self.serve_key is None else self.serve_key.get_secret_value()
+        if key is None and self.local_key.is_file() and urlsplit(self.serve_url).hostname in _LOOPBACK:
+            key = self.local_key.read_text().strip()
+            secrets.remember(key)
+        return {} if key is None else {"authorization": f"Bearer {key}"}
 
     @property
     def ray(self) -> str:
@@ -202,7 +212,7 @@ class Settings(BaseSettings):
                 # Of `user:password` the password alone is one too.
                 yield value.get_secret_value().partition(":")[2]
         named = [getattr(self, name) for name in type(self).model_fields if name.endswith("_file")]
-        for path in {self.signing_key, *(path for path in named if isinstance(path, Path))}:
+        for path in {self.signing_key, self.local_key, *(path for path in named if isinstance(path, Path))}:
             if path.is_file():
                 yield from _file_secrets(path)
 

@@ -116,7 +116,7 @@ class Planting:
             lambda s: {"content": f'{{"rows": [{{"x": 0.5}}], "secret": "{s}"'},
             lambda s: {"headers": {"x-request-id": f"bearer {s}"}, "json": {"rows": [row]}},
         ]
-        with httpx.Client(timeout=_TIMEOUT_SECONDS) as client:
+        with httpx.Client(timeout=_TIMEOUT_SECONDS, headers=settings.serve_headers) as client:
             for number, canary in enumerate(canaries):
                 client.post(f"{url}/predict", **ways[number % len(ways)](canary))
             client.get(f"{url}/{canaries[0]}")

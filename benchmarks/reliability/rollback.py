@@ -76,6 +76,7 @@ class Load:
     bodies: Sequence[bytes]
     #: For each version the answers of its package to each body.
     expected: Mapping[str, Sequence[Sequence[float]]]
+    headers: Mapping[str, str] = field(repr=False)
     answers: list[Answer] = field(default_factory=list)
     _stopped: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -99,7 +100,7 @@ class Load:
             self._stopped.wait(0.01)
 
     def _ask_on(self, first: int) -> None:
-        with httpx.Client(timeout=_TIMEOUT_SECONDS) as client:
+        with httpx.Client(timeout=_TIMEOUT_SECONDS, headers=self.headers) as client:
             for turn in itertools.count(first):
                 if self._stopped.is_set():
                     return
@@ -152,7 +153,7 @@ def measure_on(
     expected = {version: _answers(settings, pipeline, version, asked) for version in (newer, older)}
     if all(math.isclose(a, b) for a, b in zip(*(itertools.chain(*found) for found in expected.values()), strict=True)):
         raise ValueError(f"versions {older} and {newer} of '{name}' answer the same: no wrong answer could be seen")
-    load = Load(f"{settings.serve_url}/v1/{name}/predict", asked, expected)
+    load = Load(f"{settings.serve_url}/v1/{name}/predict", asked, expected, settings.serve_headers)
     load.start(threads)
     try:
         load.wait_for(_BETWEEN)

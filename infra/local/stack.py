@@ -21,6 +21,7 @@ from infra.local.processes import doors_digest, members, read_record, settings_d
 from infra.local.start import OnEvent, clear, require_ports, start, stop_child
 from infra.local.status import NAMES, PartStatus, StackStatus, part_status, stack_status
 from millrace.errors import ConflictError, PortTakenError, ServiceError
+from millrace.keys import KeyFile
 from millrace.settings import Settings
 from millrace.signing import Keys
 
@@ -55,6 +56,8 @@ def up(settings: Settings, on_event: OnEvent) -> StackStatus:
         layout.prepare()
         if settings.signing_key_file is None:
             Keys(settings.signing_key).create()
+        if not settings.listens_elsewhere:
+            KeyFile(settings.keys_path).create_local(settings.local_key)
         missing = _missing(settings, layout, on_event)
         try:
             _bring_up(settings, layout, missing, on_event)

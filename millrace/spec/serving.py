@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from millrace.limits import Limit
 from millrace.spec.base import Section
 
 
@@ -26,6 +27,17 @@ class GuardSpec(Section):
     )
 
 
+class CustomerLimitSpec(Section):
+    """How often each customer may ask that has no limit of its own (`millrace keys limit`)."""
+
+    rate: float = Field(gt=0, description="Requests a second in the long run, over all replicas.")
+    burst: int | None = Field(default=None, ge=1, description="Requests at once; none: a second's worth.")
+
+    @property
+    def limit(self) -> Limit:
+        return Limit.of(self.rate, self.burst)
+
+
 class ServingSpec(Section):
     """How predictions are answered."""
 
@@ -37,5 +49,8 @@ class ServingSpec(Section):
     max_body_bytes: int = Field(default=4_000_000, ge=1024, description="Size of a request body at the most.")
     log_rotate_seconds: float = Field(
         default=10.0, gt=0, description="Age at which the open segment of the inference log becomes Parquet."
+    )
+    customer_limit: CustomerLimitSpec | None = Field(
+        default=None, description="How often a customer without a limit of its own may ask; none: any time."
     )
     guard: GuardSpec = Field(default_factory=GuardSpec, description="When a new version is rolled back by itself.")

@@ -1,4 +1,4 @@
-"""Who may ask a replica: with keys, who has one; without, who is on this machine and is no page of another origin."""
+"""Who may ask a replica, and how often: with keys, who has one; without, who is on this machine and no foreign page."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from millrace.errors import ForeignRequestError, MillraceError, ServiceError, UnknownCallerError
+from millrace.errors import (
+    ForeignRequestError,
+    MillraceError,
+    ServiceError,
+    TooManyRequestsError,
+    UnknownCallerError,
+)
 from millrace.keys import KeyFile, digest_key
+from millrace.limits import Limit, Limiter
 from millrace.settings import Settings
 
 _BEARER = b"bearer "
 _LOOK_SECONDS = 0.2
+
+#: The customer of who asks without a key, where none is demanded.
+NOBODY = ""
 
 Stamp = tuple[int, int, int]
 
@@ -27,6 +37,8 @@ class Door:
 
     Without keys, loopback is what protects the endpoint. But a browser is on loopback too: what a page of another
     origin sends, or a name that somebody points to 127.0.0.1, is refused.
+
+    Limits are counted in each replica, as its share of what all of them may answer.
     """
 
     keys: KeyFile
@@ -36,6 +48,7 @@ class Door:
     _looked: float = field(default=float("-inf"), init=False)
     _stamp: Stamp | None = field(default=None, init=False)
     _customers: dict[str, str | None] = field(default_factory=dict, init=False)
+    _limiter: Limiter = field(default_factory=Limiter, init=False)
 
     @classmethod
     def of(cls, settings: Settings) -> Door:
@@ -44,12 +57,17 @@ class Door:
         hosts = {"127.0.0.1", "localhost", "[::1]", served.hostname or ""}
         return cls(KeyFile(settings.keys_path), settings.listens_elsewhere, frozenset(hosts))
 
-    def check(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-        """The customer whose key the request carries; None where none is demanded.
+    def divide(self, default: Limit | None, replicas: int) -> None:
+        """The limit of customers without one of their own, and how many replicas answer."""
+        self._limiter.default, self._limiter.share = default, 1 / replicas
+
+    def check(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """The customer whose key the request carries, or `NOBODY`; it counts as one of its requests.
 
         Raises:
             UnknownCallerError: no valid key.
             ForeignRequestError: a page of another origin asks, or it is asked under a foreign name.
+            TooManyRequestsError: the customer asks more often than it may.
             ServiceError: the file of the keys cannot be read; nobody is let in then.
         """
         self._refresh()
@@ -61,10 +79,20 @@ class Door:
                 host = value
             elif name == b"origin":
                 origin = value
-        if self.demanded or self._customers:
-            return self._customer(authorization)
-        self._require_near(host.decode("latin-1").lower(), origin.decode("latin-1").lower())
-        return None
+        if not self.demanded and not self._customers:
+            self._require_near(host.decode("latin-1").lower(), origin.decode("latin-1").lower())
+            return NOBODY
+        customer = self._customer(authorization)
+        if wait := self._limiter.wait_of(customer):
+            limit = self._limiter.limits.get(customer, self._limiter.default)
+            raise TooManyRequestsError(
+                f"customer {customer} asks too often",
+                rule="limit",
+                allowed=limit and f"{limit.rate:g} requests a second, {limit.burst} at once",
+                next=f"ask again in {wait:.3g} s",
+                retry_after=wait,
+            )
+        return customer
 
     def _customer(self, authorization: bytes) -> str:
         if authorization[: len(_BEARER)].lower() == _BEARER:
@@ -100,9 +128,10 @@ class Door:
             self._looked = now
             return
         try:
-            keys = self.keys.read()
+            ring = self.keys.read()
         except (MillraceError, OSError) as error:
             raise ServiceError("the keys cannot be read", next="restore their file, or make new ones") from error
-        self._customers = {key.digest: None if key.revoked_at else key.customer for key in keys}
+        self._customers = {key.digest: None if key.revoked_at else key.customer for key in ring.keys}
+        self._limiter.limits = ring.limits
         # Only now: a file that could not be read is tried again, and nobody let in, with each request.
         self._stamp, self._looked = stamp, now

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from typing import Any
 
 import orjson
 
-from millrace.errors import DataError, FencedError, MillraceError, ServiceError
+from millrace.errors import DataError, FencedError, MillraceError, ServiceError, TooManyRequestsError
 from millrace.inference_log import (
     answer_record,
     answers_header,
@@ -35,13 +36,25 @@ from millrace.pipeline import Pipeline
 from millrace.request_values import check_request_id
 from millrace.storage import ObjectStore
 from ray_jobs.serve.asgi import Receive, Scope, Send, lifespan, read_body
-from ray_jobs.serve.door import Door
+from ray_jobs.serve.door import NOBODY, Door
 from ray_jobs.serve.problems import CONTENT_TYPE, MethodError, NoRouteError, problem
 from ray_jobs.serve.versions import LoadedVersion, Target, load_version
 
 _log = logging.getLogger(__name__)
 _REQUEST_ID = b"x-request-id"
 _JSON = b"application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request that was let in. `started` is of `time.perf_counter`."""
+
+    id: str
+    customer: str
+    started: float
+
+
+_Handler = Callable[[bytes, _Asked], tuple[int, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -128,6 +141,10 @@ class PredictionService:
             # Handlers take `_serving` once and do not wait between that and their log line, and they run on this
             # loop: so no request sees half of the change, and none writes to a log that is closed below.
             self._serving, self._prepared = new, None
+            if self._door is not None:
+                spec = version.predictor.spec.serving
+                limit = None if spec.customer_limit is None else spec.customer_limit.limit
+                self._door.divide(limit, spec.replicas)
         if old is not None:
             await asyncio.to_thread(_close, {old.answers, old.outcomes} - {new.answers, new.outcomes})
 
@@ -169,17 +186,21 @@ class PredictionService:
             if method != scope["method"]:
                 headers.append((b"allow", method.encode()))
                 raise MethodError("this path has another method", got=scope["method"], allowed=method)
+            customer = NOBODY
             if self._door is not None and method == "POST":
-                self._door.check(scope["headers"])
+                customer = self._door.check(scope["headers"])
             body = await read_body(scope, receive, self._max_body_bytes) if method == "POST" else b""
             if body is None:
                 return
-            status, document = handler(body, request_id, started)
+            status, document = handler(body, _Asked(request_id, customer, started))
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the caller gets a problem document
             status, document = problem(error, request_id)
             content_type = CONTENT_TYPE
             if status == 401:
                 headers.append((b"www-authenticate", b'Bearer realm="millrace"'))
+            if isinstance(error, TooManyRequestsError):
+                # Whole seconds, and never too few.
+                headers.append((b"retry-after", str(math.ceil(error.retry_after)).encode()))
             if status >= 500:
                 _log.error("request %s failed", request_id, exc_info=error)
                 self._log_failure(request_id, status, error)
@@ -193,7 +214,7 @@ class PredictionService:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": payload})
 
-    def _route(self, scope: Scope) -> tuple[str, Callable[[bytes, str, float], tuple[int, dict[str, Any]]]]:
+    def _route(self, scope: Scope) -> tuple[str, _Handler]:
         path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
         if path not in self._routes:
             raise NoRouteError("there is no such path", got=path, allowed=", ".join(self._routes))
@@ -209,7 +230,7 @@ class PredictionService:
             raise ServiceError("no version is loaded yet", next="wait until /ready answers 200, or deploy a version")
         return self._serving
 
-    def _predict(self, body: bytes, request_id: str, started: float) -> tuple[int, dict[str, Any]]:
+    def _predict(self, body: bytes, asked: _Asked) -> tuple[int, dict[str, Any]]:
         serving = self._current()
         version = serving.version
         request = version.contract.parse(body)
@@ -218,16 +239,17 @@ class PredictionService:
         serving.answers.append(
             answer_record(
                 request,
-                request_id=request_id,
+                request_id=asked.id,
                 version=version.target.version,
+                customer=asked.customer,
                 answered_at=datetime.now(UTC),
-                seconds=time.perf_counter() - started,
+                seconds=time.perf_counter() - asked.started,
                 prediction=answers.headline,
                 probabilities=answers.probabilities,
             )
         )
         return 200, {
-            "request_id": request_id,
+            "request_id": asked.id,
             "version": version.target.version,
             "predictions": answers.predictions,
         }
@@ -243,19 +265,19 @@ class PredictionService:
             # A full disk, most likely: the caller must get the answer that tells the first error.
             _log.exception("the failure of request %s is not in the log", request_id)
 
-    def _outcomes(self, body: bytes, request_id: str, started: float) -> tuple[int, dict[str, Any]]:
+    def _outcomes(self, body: bytes, asked: _Asked) -> tuple[int, dict[str, Any]]:
         serving = self._current()
         outcomes = serving.version.contract.parse_outcomes(body)
         serving.outcomes.append(outcome_record(outcomes))
-        return 202, {"request_id": request_id, "accepted": len(outcomes.rows)}
+        return 202, {"request_id": asked.id, "accepted": len(outcomes.rows)}
 
-    def _health(self, body: bytes, request_id: str, started: float) -> tuple[int, dict[str, Any]]:
+    def _health(self, body: bytes, asked: _Asked) -> tuple[int, dict[str, Any]]:
         return 200, {"status": "alive"}
 
-    def _ready(self, body: bytes, request_id: str, started: float) -> tuple[int, dict[str, Any]]:
+    def _ready(self, body: bytes, asked: _Asked) -> tuple[int, dict[str, Any]]:
         return 200, {"status": "ready", "version": self._current().version.target.version}
 
-    def _describe(self, body: bytes, request_id: str, started: float) -> tuple[int, dict[str, Any]]:
+    def _describe(self, body: bytes, asked: _Asked) -> tuple[int, dict[str, Any]]:
         version = self._current().version
         spec = version.predictor.spec
         return 200, {

@@ -129,7 +129,9 @@ def test_bad_input_to_the_endpoint_is_a_problem_document(
     looped: dict[str, Any], live_settings: Settings, churn: str
 ) -> None:
     answer = httpx.post(
-        f"{live_settings.serve_url}/v1/{churn}/predict", json={"rows": [{"x": 0.1, "y": "tall", "plan": "basic"}]}
+        f"{live_settings.serve_url}/v1/{churn}/predict",
+        json={"rows": [{"x": 0.1, "y": "tall", "plan": "basic"}]},
+        headers=live_settings.serve_headers,
     )
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"

@@ -139,7 +139,7 @@ def test_a_bad_version_is_rolled_back_by_itself_once(
 
     def back() -> bool:
         """Ask what breaks the bad version, and then who answers."""
-        httpx.post(f"{url}/predict", json=strange, timeout=10)
+        httpx.post(f"{url}/predict", json=strange, headers=live_settings.serve_headers, timeout=10)
         return bool(httpx.get(f"{url}/ready", timeout=10).json()["version"] == before.subject)
 
     eventually(back, "the version before")

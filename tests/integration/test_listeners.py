@@ -278,7 +278,10 @@ def test_the_pages_themselves_work_at_their_own_address(live_settings: Settings,
     body = {"max_results": 1}
     answer = httpx.post(f"{base}/ajax-api/2.0/mlflow/experiments/search", json=body, headers={"origin": base})
     assert answer.status_code == 200
-    assert httpx.post(f"{endpoint}/predict", json=BODY, headers={"origin": live_settings.serve_url}).status_code == 200
+    answer = httpx.post(
+        f"{endpoint}/predict", json=BODY, headers={"origin": live_settings.serve_url, **live_settings.serve_headers}
+    )
+    assert answer.status_code == 200
 
 
 # What a process list shows ------------------------------------------------------------------------------------

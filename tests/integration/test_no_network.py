@@ -21,9 +21,10 @@ _SECONDS = 600
 
 ASK = """
 import json, os, urllib.request
+from millrace.settings import load_settings
 body = json.dumps({"rows": [{"x": 0.1, "y": 0.2, "plan": "basic"}]}).encode()
 url = os.environ["MILLRACE_SERVE_URL"] + "/v1/quiet/predict"
-request = urllib.request.Request(url, body, {"content-type": "application/json"})
+request = urllib.request.Request(url, body, {"content-type": "application/json"} | load_settings().serve_headers)
 print(urllib.request.urlopen(request, timeout=60).read().decode())
 """
 CALLS_HOME = """

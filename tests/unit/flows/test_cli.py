@@ -172,6 +172,21 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(arguments: list[str], tmp_p
     assert "hush" not in done.stdout + done.stderr
 
 
+def test_a_customer_is_limited_and_no_longer(tmp_path: Path) -> None:
+    made = json.loads(millrace("keys", "limit", "acme", "--rate", "2.5", "--json", state=tmp_path).stdout)
+    assert made == {"customer": "acme", "limit": {"rate": 2.5, "burst": 3}}
+    assert "2.5" in millrace("keys", "list", state=tmp_path).stdout
+    assert (
+        "2 times a second, 9 at once"
+        in millrace("keys", "limit", "acme", "--rate", "2", "--burst", "9", state=tmp_path).stdout
+    )
+    assert "as each pipeline's spec says" in millrace("keys", "limit", "acme", state=tmp_path).stdout.replace("\n", " ")
+    assert json.loads(millrace("keys", "list", "--json", state=tmp_path).stdout)["limits"] == {}
+    for wrong in (["--rate", "0"], ["--burst", "3"], ["--rate", "x"]):
+        done = millrace("keys", "limit", "acme", *wrong, state=tmp_path)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+
+
 def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     made = json.loads(millrace("keys", "create", "acme", "--json", state=tmp_path).stdout)
     assert made["key"].startswith("mr_")

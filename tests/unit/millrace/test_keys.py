@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace.errors import ArtifactError, ConfigError, UnknownNameError
-from millrace.keys import KeyFile, digest_key
+from millrace.keys import KeyFile, KeyRing, digest_key
+from millrace.limits import Limit
 
 
 @pytest.fixture
@@ -22,13 +23,13 @@ def keys(tmp_path: Path) -> KeyFile:
 
 
 def test_without_a_file_there_are_no_keys(keys: KeyFile) -> None:
-    assert keys.read() == []
+    assert keys.read() == KeyRing([], {})
     assert not keys.path.parent.exists(), "reading makes nothing"
 
 
 def test_a_key_is_kept_as_its_hash_only(keys: KeyFile) -> None:
     made, key = keys.create("acme")
-    assert keys.read() == [made]
+    assert keys.read().keys == [made]
     assert made.digest == hashlib.sha256(key.encode()).hexdigest() == digest_key(key)
     assert made.digest.startswith(made.id)
     text = keys.path.read_text()
@@ -49,7 +50,7 @@ def test_a_revoked_key_stays_in_the_file(keys: KeyFile) -> None:
     other, _ = keys.create("umbrella")
     revoked = keys.revoke(made.id)
     assert revoked.revoked_at is not None
-    assert keys.read() == [revoked, other]
+    assert keys.read().keys == [revoked, other]
     assert keys.revoke(made.id) == revoked, "again changes nothing"
 
 
@@ -98,5 +99,57 @@ def test_whatever_is_in_the_file_there_are_keys_or_a_clear_error(
 def test_keys_made_at_the_same_time_are_all_kept(keys: KeyFile) -> None:
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda number: keys.create(f"customer-{number}")[0], range(12)))
-    assert sorted(key.digest for key in keys.read()) == sorted(key.digest for key in made)
+    assert sorted(key.digest for key in keys.read().keys) == sorted(key.digest for key in made)
     assert json.loads(keys.path.read_text())["keys"]
+
+
+def test_a_limit_is_kept_beside_the_keys(keys: KeyFile) -> None:
+    made, _ = keys.create("acme")
+    keys.limit("acme", Limit.of(50, 100))
+    keys.limit("umbrella", Limit.of(2))
+    assert keys.read() == KeyRing([made], {"acme": Limit(50, 100), "umbrella": Limit(2, 2)})
+    keys.limit("acme", None)
+    keys.create("acme")
+    assert keys.read().limits == {"umbrella": Limit(2, 2)}
+    with pytest.raises(ConfigError, match="name"):
+        keys.limit("No Name", None)
+
+
+@pytest.mark.parametrize(
+    "limits", [[], {"acme": 5}, {"acme": {"rate": -1}}, {"acme": {"rate": "x"}}, {"acme": {"b": 1}}]
+)
+def test_a_damaged_limit_is_told(limits: object, keys: KeyFile) -> None:
+    keys.create("acme")
+    document = json.loads(keys.path.read_text())
+    keys.path.write_text(json.dumps({**document, "limits": limits}))
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        keys.read()
+
+
+def test_the_local_key_is_made_once_and_only_while_there_is_none(keys: KeyFile, tmp_path: Path) -> None:
+    path = tmp_path / "serve.key"
+    keys.create_local(path)
+    key = path.read_text().strip()
+    (made,) = keys.read().keys
+    assert (made.customer, made.digest) == ("local", digest_key(key))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    keys.create_local(path)
+    keys.revoke(made.id)
+    keys.create_local(path)
+    assert [one.id for one in keys.read().keys] == [made.id], "who revoked it wants none"
+    assert path.read_text().strip() == key
+
+
+def test_a_local_key_that_was_cut_off_from_its_hash_gets_it(keys: KeyFile, tmp_path: Path) -> None:
+    """As when the process is killed between the two files."""
+    path = tmp_path / "serve.key"
+    path.write_text("mr_left-behind\n")
+    keys.create_local(path)
+    assert [key.digest for key in keys.read().keys] == [digest_key("mr_left-behind")]
+
+
+def test_where_a_customer_has_a_key_there_is_no_local_one(keys: KeyFile, tmp_path: Path) -> None:
+    keys.create("acme")
+    keys.create_local(tmp_path / "serve.key")
+    assert [key.customer for key in keys.read().keys] == ["acme"]
+    assert not (tmp_path / "serve.key").exists()

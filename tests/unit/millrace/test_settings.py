@@ -102,6 +102,17 @@ def test_credentials_become_headers() -> None:
         assert secret not in repr(settings)
 
 
+def test_the_local_key_is_sent_to_this_machine_only_and_is_a_secret(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path)
+    assert settings.serve_headers == {}
+    settings.local_key.write_text("mr_local-key\n")
+    assert settings.serve_headers == {"authorization": "Bearer mr_local-key"}
+    assert "mr_local-key" in set(settings.secret_values())
+    assert settings.model_copy(update={"serve_url": "https://predict.example"}).serve_headers == {}
+    named = settings.model_copy(update={"serve_key": SecretStr("mr_named-key")})
+    assert named.serve_headers == {"authorization": "Bearer mr_named-key"}
+
+
 @pytest.mark.parametrize("url", ["https://prefect.example.com/", "https://prefect.example.com"])
 def test_a_trailing_slash_does_not_matter(url: str) -> None:
     assert Settings(prefect_url=url).prefect_api_url == "https://prefect.example.com/api"

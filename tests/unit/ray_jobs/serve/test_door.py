@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.errors import ForeignRequestError, ServiceError, UnknownCallerError
+from millrace.errors import ForeignRequestError, ServiceError, TooManyRequestsError, UnknownCallerError
+from millrace.inference_log import read_answers
 from millrace.keys import KeyFile
+from millrace.limits import Limit
 from millrace.settings import Settings
-from ray_jobs.serve.door import Door
+from ray_jobs.serve.door import NOBODY, Door
 from ray_jobs.serve.service import PredictionService
 
 HOME = (b"host", b"127.0.0.1:8000")
@@ -49,8 +51,8 @@ def bearer(key: str, scheme: str = "Bearer") -> tuple[bytes, bytes]:
 
 def test_on_loopback_without_keys_everybody_near_may_ask(door: Door) -> None:
     for host in (b"127.0.0.1:8000", b"localhost:8000", b"LOCALHOST", b"[::1]:8000", b"[::1]"):
-        assert door.check([(b"host", host)]) is None
-    assert door.check([HOME, (b"origin", b"http://127.0.0.1:8000")]) is None
+        assert door.check([(b"host", host)]) == NOBODY
+    assert door.check([HOME, (b"origin", b"http://127.0.0.1:8000")]) == NOBODY
 
 
 @pytest.mark.parametrize("host", [b"", b"evil.example", b"evil.example:8000", b"127.0.0.1.evil.example:8000"])
@@ -67,11 +69,11 @@ def test_a_page_of_another_origin_is_refused(origin: bytes, door: Door) -> None:
 
 def test_a_company_names_its_endpoint_in_the_settings(keys: KeyFile) -> None:
     door = Door.of(Settings(keys_file=keys.path, serve_url="https://predict.example"))
-    assert door.check([(b"host", b"predict.example")]) is None
+    assert door.check([(b"host", b"predict.example")]) == NOBODY
 
 
 def test_the_first_key_closes_the_door_at_once(door: Door, keys: KeyFile) -> None:
-    assert door.check([HOME]) is None
+    assert door.check([HOME]) == NOBODY
     _, key = keys.create("acme")
     with pytest.raises(UnknownCallerError, match="no key"):
         door.check([HOME])
@@ -103,7 +105,7 @@ def test_no_other_header_opens_the_door(given: bytes, tmp_path_factory: pytest.T
     if not keys.path.exists():
         keys.create("acme")
     door = Door.of(Settings(keys_file=keys.path))
-    for header in (given, b"Bearer " + given, b"Bearer " + keys.read()[0].digest.encode()):
+    for header in (given, b"Bearer " + given, b"Bearer " + keys.read().keys[0].digest.encode()):
         with pytest.raises(UnknownCallerError):
             door.check([HOME, (b"authorization", header)])
 
@@ -120,10 +122,10 @@ def test_a_damaged_file_lets_nobody_in(door: Door, keys: KeyFile) -> None:
 def test_the_file_is_looked_at_five_times_a_second(keys: KeyFile) -> None:
     moments = [0.0, 0.1, 0.19, 0.2]
     door = replace(Door.of(Settings(keys_file=keys.path)), clock=lambda: moments.pop(0))
-    assert door.check([HOME]) is None
+    assert door.check([HOME]) == NOBODY
     keys.create("acme")
-    assert door.check([HOME]) is None
-    assert door.check([HOME]) is None
+    assert door.check([HOME]) == NOBODY
+    assert door.check([HOME]) == NOBODY
     with pytest.raises(UnknownCallerError):
         door.check([HOME])
 
@@ -167,3 +169,41 @@ def test_over_http_a_key_is_demanded_of_predictions_and_outcomes_only(world: Any
     service.close()
     assert b"authorization" not in logged
     assert key.encode() not in logged
+
+
+def test_a_customer_has_one_limit_over_all_its_keys(keys: KeyFile) -> None:
+    door = replace(Door.of(Settings(keys_file=keys.path)), clock=Clock())
+    one, other, foreign = (keys.create(customer)[1] for customer in ("acme", "acme", "umbrella"))
+    keys.limit("acme", Limit.of(0.001, 2))
+    assert [door.check([HOME, bearer(key)]) for key in (one, other)] == ["acme", "acme"]
+    with pytest.raises(TooManyRequestsError, match="acme asks too often") as refused:
+        door.check([HOME, bearer(one)])
+    assert 990 < refused.value.retry_after <= 1000
+    assert door.check([HOME, bearer(foreign)]) == "umbrella"
+    keys.limit("acme", None)
+    assert door.check([HOME, bearer(one)]) == "acme", "a change needs no restart"
+    door.divide(Limit.of(0.001, 4), replicas=4)
+    with pytest.raises(TooManyRequestsError, match=r"0\.001 requests a second, 4 at once"):
+        door.check([HOME, bearer(other)])
+
+
+def test_a_refusal_says_when_to_ask_again_and_an_answer_is_the_customers(world: Any, keys: KeyFile) -> None:
+    door = Door.of(Settings(keys_file=keys.path))
+    service = PredictionService(world.pipeline, world.store, world.log_folder, door=door)
+    _, key = keys.create("acme")
+    keys.limit("acme", Limit.of(0.01, 1))
+
+    async def ask() -> list[httpx.Response]:
+        await service.load(world.publish("1"))
+        transport = httpx.ASGITransport(service)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+            header = {"authorization": f"Bearer {key}"}
+            return [await client.post("/predict", json=BODY, headers=header) for _ in range(2)]
+
+    answered, refused = asyncio.run(ask())
+    service.close()
+    assert answered.status_code == 200
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "100")
+    assert refused.json()["type"] == "urn:millrace:error:too-many-requests"
+    log = read_answers(world.log_folder, world.pipeline.spec.data)
+    assert log["customer"].tolist() == ["acme"]
