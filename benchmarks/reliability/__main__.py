@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.record import RESULTS, write
+from millrace import logs
 from millrace.provenance import commit
 
 Tell = Callable[[str], None]
@@ -140,6 +141,8 @@ def main(
     unknown = set(only or ()) - set(PARTS)
     if unknown:
         raise typer.BadParameter(f"no part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
+    # What the flows under test say of themselves would bury the figures.
+    logs.configure("ERROR")
     console = Console(stderr=True)
     path = RESULTS / f"{_NAME}.json"
     known = json.loads(path.read_bytes()) if path.exists() else {}

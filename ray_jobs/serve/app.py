@@ -8,6 +8,7 @@ docs/decisions/0003-serving.md: `prepare` and `activate` bring it to the running
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Replica:
         objects_url: str,
         signing_key: str,
         log_folder: str,
+        metrics_folder: str,
         door: Door,
     ) -> None:
         redaction.install(streams=True)
@@ -41,7 +43,15 @@ class Replica:
         pipeline = load_pipeline(pipeline_name, Path(pipelines_dir))
         store = ObjectStore(objects_url, Keys(Path(signing_key)))
         # Serve's own HTTP layer sets the response's x-request-id.
-        self._service = PredictionService(pipeline, store, Path(log_folder), door=door, echo_request_id=False)
+        self._service = PredictionService(
+            pipeline,
+            store,
+            Path(log_folder),
+            door=door,
+            # Which processes live can be told on one host only.
+            metrics_folder=Path(metrics_folder) / socket.gethostname(),
+            echo_request_id=False,
+        )
 
     def __serve_build_asgi_app__(self) -> PredictionService:
         return self._service

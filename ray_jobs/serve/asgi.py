@@ -1,15 +1,45 @@
-"""The little of ASGI that the service needs: its types, a bounded body, and the lifespan messages."""
+"""The little of ASGI that the service needs: its types, a bounded body, replies, and the lifespan messages."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from millrace.requests import too_large
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a caller gets."""
+
+    status: int
+    payload: bytes
+    content_type: bytes
+    headers: Headers = ()
+
+    async def send(self, send: Send, *more: tuple[bytes, bytes]) -> None:
+        headers = [
+            *self.headers,
+            (b"content-type", self.content_type),
+            (b"content-length", str(len(self.payload)).encode()),
+            *more,
+        ]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.payload})
+
+
+def json_reply(status: int, document: dict[str, Any]) -> Reply:
+    return Reply(status, orjson.dumps(document), b"application/json")
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes | None:

@@ -236,7 +236,8 @@ def _application(settings: Settings, pipeline: Pipeline, target: Target, code: s
         health_check_period_s=2.0,
     )
     log_folder = str(inference_folder(settings, pipeline.name))
-    places = (settings.objects, str(settings.signing_key), log_folder)
+    metrics_folder = str(settings.state / "metrics" / pipeline.name)
+    places = (settings.objects, str(settings.signing_key), log_folder, metrics_folder)
     return deployment.bind(pipeline.name, str(settings.pipelines), *places, Door.of(settings))
 
 

@@ -14,7 +14,7 @@ from millrace.errors import (
     TooManyRequestsError,
     UnknownCallerError,
 )
-from millrace.keys import KeyFile, digest_key
+from millrace.keys import LOCAL, KeyFile, digest_key
 from millrace.limits import Limit, Limiter
 from millrace.settings import Settings
 
@@ -23,6 +23,9 @@ _LOOK_SECONDS = 0.2
 
 #: The customer of who asks without a key, where none is demanded.
 NOBODY = ""
+
+#: Whose keys open what is about all customers; `metrics` is one to give to Prometheus.
+OPERATORS = frozenset({NOBODY, LOCAL, "metrics"})
 
 Stamp = tuple[int, int, int]
 
@@ -70,6 +73,19 @@ class Door:
             TooManyRequestsError: the customer asks more often than it may.
             ServiceError: the file of the keys cannot be read; nobody is let in then.
         """
+        customer = self._caller(headers)
+        if customer != NOBODY and (wait := self._limiter.wait_of(customer)):
+            limit = self._limiter.limits.get(customer, self._limiter.default)
+            raise TooManyRequestsError(
+                f"customer {customer} asks too often",
+                rule="limit",
+                allowed=limit and f"{limit.rate:g} requests a second, {limit.burst} at once",
+                next=f"ask again in {wait:.3g} s",
+                retry_after=wait,
+            )
+        return customer
+
+    def _caller(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
         self._refresh()
         authorization = host = origin = b""
         for name, value in headers:
@@ -82,17 +98,20 @@ class Door:
         if not self.demanded and not self._customers:
             self._require_near(host.decode("latin-1").lower(), origin.decode("latin-1").lower())
             return NOBODY
-        customer = self._customer(authorization)
-        if wait := self._limiter.wait_of(customer):
-            limit = self._limiter.limits.get(customer, self._limiter.default)
-            raise TooManyRequestsError(
-                f"customer {customer} asks too often",
-                rule="limit",
-                allowed=limit and f"{limit.rate:g} requests a second, {limit.burst} at once",
-                next=f"ask again in {wait:.3g} s",
-                retry_after=wait,
+        return self._customer(authorization)
+
+    def check_operator(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Whether who asks runs the service: what customers do is no customer's business.
+
+        Raises:
+            UnknownCallerError, ForeignRequestError, ServiceError: as `check`.
+        """
+        if (customer := self._caller(headers)) not in OPERATORS:
+            raise ForeignRequestError(
+                "this is for who runs the service",
+                got=f"a key of {customer}",
+                allowed=f"a key of {' or '.join(sorted(OPERATORS - {NOBODY}))}",
             )
-        return customer
 
     def _customer(self, authorization: bytes) -> str:
         if authorization[: len(_BEARER)].lower() == _BEARER:

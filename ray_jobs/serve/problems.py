@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
-from millrace.errors import MillraceError, RequestError
+import orjson
+
+from millrace.errors import MillraceError, RequestError, TooManyRequestsError
+from ray_jobs.serve.asgi import Reply
 
 CONTENT_TYPE = b"application/problem+json"
 
@@ -23,8 +28,24 @@ class MethodError(RequestError):
     http_status = 405
 
 
-def problem(error: Exception, request_id: str) -> tuple[int, dict[str, Any]]:
-    """Status and problem document for `error`. What is inside the service stays inside: the log has it."""
+def problem(error: Exception, request_id: str) -> Reply:
+    """The problem document for `error`, with the headers that belong to its status."""
+    status, document = _document(error, request_id)
+    return Reply(status, orjson.dumps(document), CONTENT_TYPE, tuple(_headers(error, status)))
+
+
+def _headers(error: Exception, status: int) -> Iterator[tuple[bytes, bytes]]:
+    if status == HTTPStatus.UNAUTHORIZED:
+        yield b"www-authenticate", b'Bearer realm="millrace"'
+    if isinstance(error, TooManyRequestsError):
+        # Whole seconds, and never too few.
+        yield b"retry-after", str(math.ceil(error.retry_after)).encode()
+    if isinstance(error, MethodError) and error.allowed is not None:
+        yield b"allow", error.allowed.encode()
+
+
+def _document(error: Exception, request_id: str) -> tuple[int, dict[str, Any]]:
+    """Status and problem document. What is inside the service stays inside: the log has it."""
     if not isinstance(error, MillraceError) or error.http_status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return 500, {
             "type": "urn:millrace:error:internal",

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import orjson
-
-from millrace.errors import DataError, FencedError, MillraceError, ServiceError, TooManyRequestsError
+from millrace.errors import DataError, FencedError, MillraceError, ServiceError
 from millrace.inference_log import (
     answer_record,
     answers_header,
@@ -35,26 +31,35 @@ from millrace.log_writer import LogWriter
 from millrace.pipeline import Pipeline
 from millrace.request_values import check_request_id
 from millrace.storage import ObjectStore
-from ray_jobs.serve.asgi import Receive, Scope, Send, lifespan, read_body
+from ray_jobs.serve import metrics
+from ray_jobs.serve.asgi import Receive, Reply, Scope, Send, json_reply, lifespan, read_body
 from ray_jobs.serve.door import NOBODY, Door
-from ray_jobs.serve.problems import CONTENT_TYPE, MethodError, NoRouteError, problem
+from ray_jobs.serve.metrics import Metrics
+from ray_jobs.serve.problems import MethodError, NoRouteError, problem
 from ray_jobs.serve.versions import LoadedVersion, Target, load_version
 
 _log = logging.getLogger(__name__)
 _REQUEST_ID = b"x-request-id"
-_JSON = b"application/json"
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A request and what is known of it so far. `started` is of `time.perf_counter`."""
+
+    started: float
+    id: str
+    customer: str = NOBODY
+    version: str = ""
+    num_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request that was let in. `started` is of `time.perf_counter`."""
+class _Route:
+    """How a path is asked, and what answers it. A GET needs no key, unless it is for who runs the service."""
 
-    id: str
-    customer: str
-    started: float
-
-
-_Handler = Callable[[bytes, _Asked], tuple[int, dict[str, Any]]]
+    method: str
+    handler: Callable[[bytes, _Asked], Reply]
+    is_for_operators: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,10 @@ class _Serving:
 
 
 class PredictionService:
-    """Answers `/predict`, `/outcomes`, `/health`, `/ready` and `/` for one pipeline.
+    """Answers `/predict`, `/outcomes`, `/health`, `/ready`, `/metrics` and `/` for one pipeline.
 
-    `door` says who may ask for predictions and send outcomes; none: everybody who gets here.
+    `door` says who may ask for predictions and send outcomes; none: everybody who gets here. All replicas of the
+    pipeline on this host share `metrics_folder`; none: nothing is counted.
 
     Building it recovers what killed processes left in the inference log. It answers predictions once `load` has
     brought a version.
@@ -82,12 +88,14 @@ class PredictionService:
         log_folder: Path,
         *,
         door: Door | None = None,
+        metrics_folder: Path | None = None,
         echo_request_id: bool = True,
     ) -> None:
         self.pipeline = pipeline
         self._store = store
         self._folder = log_folder
         self._door = door
+        self._metrics = None if metrics_folder is None else Metrics(pipeline.name, metrics_folder)
         self._echo_request_id = echo_request_id
         self._loading = asyncio.Lock()
         self._prepared: LoadedVersion | None = None
@@ -95,11 +103,12 @@ class PredictionService:
         self._newest_token = 0
         self._failures = failures_writer(log_folder, pipeline.spec.serving.log_rotate_seconds)
         self._routes = {
-            "/predict": ("POST", self._predict),
-            "/outcomes": ("POST", self._outcomes),
-            "/health": ("GET", self._health),
-            "/ready": ("GET", self._ready),
-            "/": ("GET", self._describe),
+            "/predict": _Route("POST", self._predict),
+            "/outcomes": _Route("POST", self._outcomes),
+            "/health": _Route("GET", self._health),
+            "/ready": _Route("GET", self._ready),
+            "/metrics": _Route("GET", self._metrics_text, is_for_operators=True),
+            "/": _Route("GET", self._describe),
         }
         try:
             compact(log_folder)
@@ -174,47 +183,39 @@ class PredictionService:
             await self._http(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = uuid.uuid4().hex
-        headers: list[tuple[bytes, bytes]] = []
-        content_type = _JSON
+        asked = _Asked(time.perf_counter(), uuid.uuid4().hex)
         try:
-            for name, value in scope["headers"]:
-                if name == _REQUEST_ID:
-                    request_id = check_request_id(value.decode("latin-1"))
-            started = time.perf_counter()
-            method, handler = self._route(scope)
-            if method != scope["method"]:
-                headers.append((b"allow", method.encode()))
-                raise MethodError("this path has another method", got=scope["method"], allowed=method)
-            customer = NOBODY
-            if self._door is not None and method == "POST":
-                customer = self._door.check(scope["headers"])
-            body = await read_body(scope, receive, self._max_body_bytes) if method == "POST" else b""
-            if body is None:
+            reply = await self._answer(scope, receive, asked)
+            if reply is None:
                 return
-            status, document = handler(body, _Asked(request_id, customer, started))
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the caller gets a problem document
-            status, document = problem(error, request_id)
-            content_type = CONTENT_TYPE
-            if status == 401:
-                headers.append((b"www-authenticate", b'Bearer realm="millrace"'))
-            if isinstance(error, TooManyRequestsError):
-                # Whole seconds, and never too few.
-                headers.append((b"retry-after", str(math.ceil(error.retry_after)).encode()))
-            if status >= 500:
-                _log.error("request %s failed", request_id, exc_info=error)
-                self._log_failure(request_id, status, error)
-        payload = orjson.dumps(document)
-        headers += [
-            (b"content-type", content_type),
-            (b"content-length", str(len(payload)).encode()),
-        ]
-        if self._echo_request_id:
-            headers.append((_REQUEST_ID, request_id.encode()))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": payload})
+            reply = problem(error, asked.id)
+            if reply.status >= 500:
+                _log.error("request %s failed", asked.id, exc_info=error)
+                self._log_failure(asked.id, reply.status, error)
+        await reply.send(send, *(((_REQUEST_ID, asked.id.encode()),) if self._echo_request_id else ()))
+        if self._metrics is not None and scope["path"].endswith("/predict"):
+            seconds = time.perf_counter() - asked.started
+            self._metrics.count(asked.version, asked.customer, reply.status, asked.num_rows, seconds)
 
-    def _route(self, scope: Scope) -> tuple[str, _Handler]:
+    async def _answer(self, scope: Scope, receive: Receive, asked: _Asked) -> Reply | None:
+        """The answer; None when the caller went away."""
+        for name, value in scope["headers"]:
+            if name == _REQUEST_ID:
+                asked.id = check_request_id(value.decode("latin-1"))
+        route = self._route(scope)
+        if route.method != scope["method"]:
+            raise MethodError("this path has another method", got=scope["method"], allowed=route.method)
+        if self._door is not None and route.is_for_operators:
+            self._door.check_operator(scope["headers"])
+        if route.method == "GET":
+            return route.handler(b"", asked)
+        if self._door is not None:
+            asked.customer = self._door.check(scope["headers"])
+        body = await read_body(scope, receive, self._max_body_bytes)
+        return None if body is None else route.handler(body, asked)
+
+    def _route(self, scope: Scope) -> _Route:
         path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
         if path not in self._routes:
             raise NoRouteError("there is no such path", got=path, allowed=", ".join(self._routes))
@@ -230,9 +231,10 @@ class PredictionService:
             raise ServiceError("no version is loaded yet", next="wait until /ready answers 200, or deploy a version")
         return self._serving
 
-    def _predict(self, body: bytes, asked: _Asked) -> tuple[int, dict[str, Any]]:
+    def _predict(self, body: bytes, asked: _Asked) -> Reply:
         serving = self._current()
         version = serving.version
+        asked.version = version.target.version
         request = version.contract.parse(body)
         answers = version.answer(request.batch)
         # The line is with the kernel before the answer leaves: what was answered is in the log, come what may.
@@ -248,11 +250,13 @@ class PredictionService:
                 probabilities=answers.probabilities,
             )
         )
-        return 200, {
+        asked.num_rows = request.num_rows
+        document = {
             "request_id": asked.id,
             "version": version.target.version,
             "predictions": answers.predictions,
         }
+        return json_reply(200, document)
 
     def _log_failure(self, request_id: str, status: int, error: Exception) -> None:
         """Keep for the guard that the version did not answer. No wait lies between its attempt and this line."""
@@ -265,22 +269,27 @@ class PredictionService:
             # A full disk, most likely: the caller must get the answer that tells the first error.
             _log.exception("the failure of request %s is not in the log", request_id)
 
-    def _outcomes(self, body: bytes, asked: _Asked) -> tuple[int, dict[str, Any]]:
+    def _outcomes(self, body: bytes, asked: _Asked) -> Reply:
         serving = self._current()
         outcomes = serving.version.contract.parse_outcomes(body)
         serving.outcomes.append(outcome_record(outcomes))
-        return 202, {"request_id": asked.id, "accepted": len(outcomes.rows)}
+        return json_reply(202, {"request_id": asked.id, "accepted": len(outcomes.rows)})
 
-    def _health(self, body: bytes, asked: _Asked) -> tuple[int, dict[str, Any]]:
-        return 200, {"status": "alive"}
+    def _health(self, body: bytes, asked: _Asked) -> Reply:
+        return json_reply(200, {"status": "alive"})
 
-    def _ready(self, body: bytes, asked: _Asked) -> tuple[int, dict[str, Any]]:
-        return 200, {"status": "ready", "version": self._current().version.target.version}
+    def _ready(self, body: bytes, asked: _Asked) -> Reply:
+        return json_reply(200, {"status": "ready", "version": self._current().version.target.version})
 
-    def _describe(self, body: bytes, asked: _Asked) -> tuple[int, dict[str, Any]]:
+    def _metrics_text(self, body: bytes, asked: _Asked) -> Reply:
+        if self._metrics is None:
+            raise NoRouteError("this service keeps no metrics", next="give it a folder for them")
+        return Reply(200, self._metrics.text(), metrics.CONTENT_TYPE)
+
+    def _describe(self, body: bytes, asked: _Asked) -> Reply:
         version = self._current().version
         spec = version.predictor.spec
-        return 200, {
+        document = {
             "pipeline": spec.name,
             "description": spec.description,
             "version": version.target.version,
@@ -294,6 +303,7 @@ class PredictionService:
                 "max_body_bytes": spec.serving.max_body_bytes,
             },
         }
+        return json_reply(200, document)
 
 
 def _close(writers: set[LogWriter]) -> None:

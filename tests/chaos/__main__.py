@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from benchmarks.reliability import real_schedules, schedules
+from millrace import logs
 
 
 def main() -> int:
@@ -15,6 +16,8 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000, help="schedules over doubles of what is outside")
     parser.add_argument("--real", type=int, default=100, help="schedules with real processes")
     chosen = parser.parse_args()
+    # What the flows under test say of themselves would bury what differs.
+    logs.configure("ERROR")
     differing: list[str] = []
     if chosen.count:
         differing += schedules.measure(chosen.count, chosen.seed, _tell)["differing"]

@@ -207,3 +207,26 @@ def test_a_refusal_says_when_to_ask_again_and_an_answer_is_the_customers(world: 
     assert refused.json()["type"] == "urn:millrace:error:too-many-requests"
     log = read_answers(world.log_folder, world.pipeline.spec.data)
     assert log["customer"].tolist() == ["acme"]
+
+
+def test_what_is_about_all_customers_is_for_who_runs_the_service(world: Any, keys: KeyFile, tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
+    door = replace(Door.of(Settings(keys_file=keys.path)), clock=Clock())
+    service = PredictionService(world.pipeline, world.store, world.log_folder, door=door, metrics_folder=folder)
+
+    async def ask(**headers: str) -> httpx.Response:
+        transport = httpx.ASGITransport(service)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+            await client.post("/predict", json=BODY, headers=headers)
+            return await client.get("/metrics", headers=headers)
+
+    assert asyncio.run(ask()).status_code == 200, "on loopback, while there are no keys"
+    customer, operator = (keys.create(name)[1] for name in ("acme", "metrics"))
+    assert asyncio.run(ask()).status_code == 401
+    refused = asyncio.run(ask(authorization=f"Bearer {customer}"))
+    assert (refused.status_code, refused.json()["allowed"]) == (403, "a key of local or metrics")
+    answer = asyncio.run(ask(authorization=f"Bearer {operator}"))
+    service.close()
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    for customer in ("acme", "metrics"):
+        assert f'customer="{customer}",outcome="failed",pipeline="tiny"' in answer.text, "no version is loaded"

@@ -124,7 +124,7 @@ def test_each_kind_of_label_has_its_answer(
 @pytest.mark.parametrize(
     ("method", "path", "options", "status", "expected"),
     [
-        ("GET", "/nothing", {}, 404, {"allowed": "/predict, /outcomes, /health, /ready, /"}),
+        ("GET", "/nothing", {}, 404, {"allowed": "/predict, /outcomes, /health, /ready, /metrics, /"}),
         ("GET", "/predict", {}, 405, {"allowed": "POST"}),
         ("POST", "/health", {}, 405, {"allowed": "GET"}),
         ("POST", "/predict", {"content": b"{"}, 422, {"rule": "JSON"}),
