@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from millrace import logs
-from millrace.errors import MillraceError
+from millrace.errors import MillraceError, ServiceError
 from millrace.ledger import Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings, load_settings
@@ -54,7 +54,14 @@ class Responder:
             if self.clock() - self._since.setdefault(incident.key, self.clock()) >= EVENT_SECONDS
         ]
         for incident in due[:_MOST_AT_ONCE]:
-            start_training(self.settings, self.ledger, incident)
+            try:
+                start_training(self.settings, self.ledger, incident)
+            except ServiceError:
+                raise  # it is away: the others would fare no better
+            except MillraceError as error:
+                # The others must not wait for one that cannot be answered; it is tried again after them.
+                self._since[incident.key] = self.clock()
+                get_logger().error("an incident cannot be answered", incident=incident.key, error=str(error))
 
 
 def run(settings: Settings, stopped: threading.Event) -> None:
@@ -75,11 +82,18 @@ def run(settings: Settings, stopped: threading.Event) -> None:
     while not stopped.wait(TICK_SECONDS):
         tick.touch()
         for part in parts:
-            try:
-                part.tick()
-            except MillraceError as error:
-                get_logger().warning("will be tried again", part=type(part).__name__, error=str(error))
+            _tick(part)
     standby.close()
+
+
+def _tick(part: Any) -> None:
+    """What one part cannot do must not keep the others from what they can."""
+    try:
+        part.tick()
+    except MillraceError as error:
+        get_logger().warning("will be tried again", part=type(part).__name__, error=str(error))
+    except Exception:  # noqa: BLE001 - told with its traceback, and tried again
+        get_logger().exception("a defect; will be tried again", part=type(part).__name__)
 
 
 def main() -> None:

@@ -67,6 +67,8 @@ def _kill_once(world: RealWorld, number: int, tell: Callable[[str], None]) -> tu
             found = entries[0].at.timestamp()
         ended = flow_state(world.settings, run).state == "COMPLETED"
         living = any(beat.run == run for beat in world.ledger.heartbeats.all())
+        if ended and not schedule.struck(0):
+            raise AssertionError(f"a training in which nothing has changed never meets {schedule.faults[0].point}")
         if found and (living or ended):
             resumed = time.time()
             struck = (schedule.folder / "struck-0").stat().st_mtime

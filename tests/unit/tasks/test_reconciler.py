@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 import tasks.prefect_api
-from millrace.errors import ServiceError
+from millrace.errors import ConfigError, ServiceError
 from millrace.ledger import Incident, Ledger
 from millrace.settings import Settings
 from millrace.window import Window
-from tasks.reconciler import EVENT_SECONDS, Responder
+from tasks.reconciler import EVENT_SECONDS, Responder, _tick
 from tasks.responses import start_training
 from tests.chaos.outside import Outside
 from tests.unit.tasks.conftest import Clock
@@ -80,3 +81,39 @@ def test_while_prefect_is_away_nothing_is_lost(
     responder.tick()
     assert ledger.outbox.unanswered() == []
     assert len(runs(outside)) == 1
+
+
+def test_one_that_cannot_be_answered_keeps_no_other_waiting(
+    responder: Responder, ledger: Ledger, outside: Outside, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = replace(INCIDENT, pipeline="bad")
+    ledger.outbox.open(bad, INCIDENT)
+    responder.tick()
+    clock.seconds += EVENT_SECONDS
+    ask = tasks.prefect_api._ask
+
+    def refuse(*given: Any, **named: Any) -> Any:
+        if "create_flow_run" in given[3] and given[4]["parameters"]["pipeline"] == "bad":
+            raise ConfigError("Prefect refuses these parameters")
+        return ask(*given, **named)
+
+    monkeypatch.setattr(tasks.prefect_api, "_ask", refuse)
+    responder.tick()
+    assert [incident.key for incident in ledger.outbox.unanswered()] == [bad.key]
+    monkeypatch.setattr(tasks.prefect_api, "_ask", ask)
+    responder.tick()
+    assert len(ledger.outbox.unanswered()) == 1, "it is not tried at each tick"
+    clock.seconds += EVENT_SECONDS
+    responder.tick()
+    assert ledger.outbox.unanswered() == []
+
+
+def test_a_defect_of_one_part_stops_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken:
+        def tick(self) -> None:
+            raise ValueError("no JSON")
+
+    _tick(Broken())
+    told = capsys.readouterr()
+    assert "ValueError: no JSON" in told.out + told.err
+    assert "Broken" in told.out + told.err
