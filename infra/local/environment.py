@@ -20,11 +20,16 @@ _TELEMETRY_OFF = {
 }
 
 # Constants in Ray read these when it is imported, in the driver too; all must agree.
-_SERVE_MODE = {
+SERVE_MODE = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # The floor under every replica stop; 30 s by default, for load balancers that a laptop does not have.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+    # A request that a killed replica has not begun to answer goes to another one. By default only what never reached a
+    # replica does; a prediction may be asked twice, as its request id names it. It must fit into the buffer.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    "RAY_SERVE_HAPROXY_RETRIES": "5",
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
 }
 
 
@@ -41,7 +46,7 @@ def environment(settings: Settings) -> dict[str, str]:
     values = {
         **settings.environment(),
         **_TELEMETRY_OFF,
-        **_SERVE_MODE,
+        **SERVE_MODE,
         **_TRAIN_MODE,
         "PREFECT_API_URL": settings.prefect_api_url,
         "PREFECT_HOME": str(settings.state / "prefect"),

@@ -29,6 +29,7 @@ import pytest
 import torch
 import yaml
 
+from infra.local.environment import SERVE_MODE
 from millrace import inference_log
 from millrace.encoding import TableInputs
 from millrace.package import PROBE, LabelScale, Predictor, publish_package
@@ -229,8 +230,7 @@ def _environment(root: Path, folder: Path, ports: list[int]) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        **SERVE_MODE,
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 49),
@@ -401,6 +401,7 @@ def test_a_killed_replica_comes_back_and_every_answer_is_in_the_log(cluster: Clu
         os.kill(replica, signal.SIGKILL)
         wait_for(lambda: cluster.ask("replicas", "tiny") not in ([replica], []), "a new replica")
         load.wait(100)
+    assert load.failures == [], "what it had not answered, another process did"
     assert version_of(cluster) == "3"
     assert {found for *_, found in load.requests} == {"3"}
     data = load_pipeline("tiny", cluster.root / "pipelines").spec.data
