@@ -63,6 +63,10 @@ format: $(STAMP) ## Format the code
 bench-loop: $(STAMP) ## Time each step of the loop and print where the time goes
 	@$(BIN)/python -m benchmarks.loop
 
+.PHONY: bench-canary
+bench-canary: $(STAMP) ## Simulate canary rollouts; print how often good ones are sent back and bad ones found
+	@$(BIN)/python -m benchmarks.canary
+
 .PHONY: bench-reliability
 bench-reliability: $(STAMP) ## Kill, forge and flood everything; print what was lost (ONLY="part part" for some parts)
 	@$(BIN)/python -m benchmarks.reliability $(foreach part,$(ONLY),--only $(part))
