@@ -15,6 +15,7 @@ from millrace.errors import (
     RequestError,
     RequestTooLargeError,
     ServiceError,
+    TooManyRequestsError,
     UnknownCallerError,
     UnknownNameError,
 )
@@ -29,14 +30,17 @@ _FAILED = HTTPStatus.INTERNAL_SERVER_ERROR.value
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
 _BINARY = "application/octet-stream"
+# A key, or none where the service demands none.
+_SECURITY: list[Document] = [{"key": []}, {}]
 
 #: The problems that an operation may answer with.
 _PROBLEMS = {
     UnknownCallerError.http_status: "The request has no valid key, and this service demands one.",
-    ForeignRequestError.http_status: "A page of another origin asks, or it is asked under a foreign host name.",
-    UnknownNameError.http_status: "The path names another model, or a version that does not answer.",
+    ForeignRequestError.http_status: "A page of another origin asks, a foreign host name, or a key that does not open it.",
+    UnknownNameError.http_status: "The path names another model, or a version that does not answer; or nothing is there.",
     RequestTooLargeError.http_status: "More bytes or rows than the service takes in one request.",
     RequestError.http_status: "The request breaks the contract; `field` says where, `rule` how.",
+    TooManyRequestsError.http_status: "The customer asks more often than it may.",
     _FAILED: "The service failed; its log names the request id.",
     ServiceError.http_status: "No version is loaded yet, or a part of the service does not answer.",
 }
@@ -45,12 +49,20 @@ _OF_POST = (
     ForeignRequestError.http_status,
     RequestTooLargeError.http_status,
     RequestError.http_status,
+    TooManyRequestsError.http_status,
     _FAILED,
     ServiceError.http_status,
 )
 _OF_GET = (RequestError.http_status, _FAILED)
 _OF_VERSION = (*_OF_GET, ServiceError.http_status)
 _OF_NAME = (UnknownNameError.http_status,)
+_OF_OPERATOR = (*_OF_VERSION, UnknownCallerError.http_status, ForeignRequestError.http_status, *_OF_NAME)
+
+#: The headers that come with a problem.
+_PROBLEM_HEADERS = {
+    UnknownCallerError.http_status: {"www-authenticate": "What kind of key is demanded."},
+    TooManyRequestsError.http_status: {"retry-after": "Seconds after which it may ask again."},
+}
 
 
 def document(spec: PipelineSpec, version: str) -> Document:
@@ -70,7 +82,7 @@ def document(spec: PipelineSpec, version: str) -> Document:
         "paths": _own_paths() | _open_inference_paths(spec),
         "components": {
             "schemas": schemas.of(spec, sorted((*_PROBLEMS, HTTPStatus.METHOD_NOT_ALLOWED.value))),
-            "responses": {_problem_name(status): _problem(text) for status, text in _PROBLEMS.items()},
+            "responses": {_problem_name(status): _problem(status) for status in _PROBLEMS},
             "parameters": {
                 "RequestId": {
                     "name": "x-request-id",
@@ -126,6 +138,7 @@ def _own_paths() -> Document:
         },
         "/health": {"get": _get("health", "Whether the process lives.", "Health", _OF_GET)},
         "/ready": {"get": _get("ready", "Whether a version answers, and which.", "Ready", _OF_VERSION)},
+        "/metrics": {"get": _metrics()},
         "/": {"get": _get("describe", "The version that answers, and its contract.", "Description", _OF_VERSION)},
         "/openapi.json": {"get": _get("openapi", "This document.", "OpenApi", _OF_VERSION)},
     }
@@ -194,7 +207,7 @@ def _post(name: str, summary: str, content: Document, answers: Document, problem
         "parameters": [{"$ref": "#/components/parameters/RequestId"}],
         "requestBody": {"required": True, "content": content},
         "responses": {**answers, **_problems((*_OF_POST, *problems))},
-        "security": [{"key": []}, {}],
+        "security": _SECURITY,
     }
 
 
@@ -206,10 +219,13 @@ def _answer(description: str, schema: str) -> Document:
     }
 
 
-def _problem(description: str) -> Document:
+def _problem(status: int) -> Document:
+    headers: Document = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
+    for name, description in _PROBLEM_HEADERS.get(status, {}).items():
+        headers[name] = {"description": description, "schema": {"type": "string"}}
     return {
-        "description": description,
-        "headers": {"x-request-id": {"$ref": "#/components/headers/RequestId"}},
+        "description": _PROBLEMS[status],
+        "headers": headers,
         "content": {_PROBLEM: {"schema": _ref("Problem")}},
     }
 

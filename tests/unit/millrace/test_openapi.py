@@ -82,13 +82,13 @@ def test_all_that_is_described_is_used() -> None:
 
 def test_it_has_every_path_of_the_service() -> None:
     v2 = {template.replace("{model}", "tiny") for template in PATHS}
-    own = {"/predict", "/outcomes", "/health", "/ready", "/", "/openapi.json"}
+    own = {"/predict", "/outcomes", "/health", "/ready", "/metrics", "/", "/openapi.json"}
     assert set(DOCUMENT["paths"]) == own | v2
     for path, method, operation in operations():
         named = {name for name in ("version",) if f"{{{name}}}" in path}
         assert {p["name"] for p in DOCUMENT["paths"][path].get("parameters", [])} == named
         assert (method == "post") == path.endswith(("/predict", "/outcomes", "/infer"))
-        assert ("security" in operation) == (method == "post")
+        assert ("security" in operation) == (method == "post" or path == "/metrics")
     assert DOCUMENT["servers"] == [{"url": "/v1/tiny"}]
     assert DOCUMENT["info"]["version"] == "7"
 
@@ -102,6 +102,7 @@ def test_problems_have_the_statuses_of_their_errors() -> None:
             errors.UnknownNameError,
             errors.RequestTooLargeError,
             errors.RequestError,
+            errors.TooManyRequestsError,
             errors.ServiceError,
             errors.PackageError,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -147,11 +148,13 @@ def test_only_the_model_and_version_that_answer_are_served() -> None:
 
 def test_errors_are_told_where_the_protocols_clients_look() -> None:
     error = broken("/inputs/0/data/1", "max", 7, "a number, at most 5", column="delay")
-    status, document = problem(error, "r.1")
-    assert status == 422
+    document = json.loads(problem(error, "r.1").payload)
+    assert document["status"] == 422
     told = with_error(document)
     assert told["error"] == (
         "/inputs/0/data/1 (delay) breaks the rule: max; got: 7; allowed: a number, at most 5; next: correct the request"
     )
     assert {name: told[name] for name in document} == document
-    assert with_error(problem(ValueError("secret"), "r.1")[1])["error"].startswith("the service failed")
+    assert with_error(json.loads(problem(ValueError("secret"), "r.1").payload))["error"].startswith(
+        "the service failed"
+    )
