@@ -7,6 +7,7 @@ library's fixed cost, and for some hundred rows it is still a few milliseconds. 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 
 from millrace import request_values
 from millrace.errors import RequestError, RequestTooLargeError
-from millrace.request_values import broken, escape, near
+from millrace.request_values import Place, broken, escape, near
 from millrace.spec import CategoricalFeature, NumericFeature, PipelineSpec
+
+_KNOWN_AT = Place("/outcomes/", "/known_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +59,17 @@ class RequestContract:
         self.max_rows = spec.serving.max_rows
         self.max_body_bytes = spec.serving.max_body_bytes
         self._data = data
-        self._numeric = [(n, f) for n, f in data.features.items() if isinstance(f, NumericFeature)]
+        self._numeric = [
+            (n, f, request_values.number_bounds(f)) for n, f in data.features.items() if isinstance(f, NumericFeature)
+        ]
         self._categorical = [
             (n, f, {value: index + 1 for index, value in enumerate(f.values)})
             for n, f in data.features.items()
             if isinstance(f, CategoricalFeature)
         ]
-        self._keys = frozenset((*data.features, data.event_time, data.row_id))
+        self._places = {
+            name: Place("/rows/", f"/{escape(name)}") for name in (*data.features, data.event_time, data.row_id)
+        }
 
     def parse(self, body: bytes) -> ParsedRequest:
         """The rows of a prediction request, encoded for the model.
@@ -73,24 +80,41 @@ class RequestContract:
         """
         rows = self._items(body, "rows")
         for index, row in enumerate(rows):
-            if not self._keys.issuperset(row):
-                name = next(key for key in row if key not in self._keys)
-                raise broken(f"/rows/{index}/{escape(name)}", "unknown key", name, near(name, self._keys))
+            if not self._places.keys() >= row.keys():
+                name = next(key for key in row if key not in self._places)
+                raise broken(f"/rows/{index}/{escape(name)}", "unknown key", name, near(name, self._places))
+        given = {name: [row.get(name) for row in rows] for name in self._places}
+        batch, columns = self.features(given, self._places)
+        event_time, row_id = self._data.event_time, self._data.row_id
+        return ParsedRequest(
+            batch=batch,
+            columns=columns,
+            event_times=request_values.times(given[event_time], self._places[event_time]),
+            row_ids=request_values.row_ids(given[row_id], self._places[row_id]),
+        )
+
+    def features(
+        self, given: Mapping[str, Any], places: Mapping[str, Place]
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, list[Any]]]:
+        """The batch and the columns of a `ParsedRequest`, whatever protocol the cells came by.
+
+        `given` has a list of the cells of each feature, at least one and as many each; of numbers, also an array.
+
+        Raises:
+            RequestError: a cell breaks the contract; `places` says where it stands.
+        """
+        num_rows = len(next(iter(given.values())))
         columns: dict[str, list[Any]] = {}
-        numbers = np.empty((len(rows), len(self._numeric)), np.float32)
-        for position, (name, number) in enumerate(self._numeric):
-            columns[name] = values = request_values.numbers(rows, name, number)
+        numbers = np.empty((num_rows, len(self._numeric)), np.float32)
+        for position, (name, number, bounds) in enumerate(self._numeric):
+            columns[name] = values = request_values.numbers(given[name], number, bounds, places[name])
             # By way of float64, as tables hold numbers: an int64 would be rounded differently.
             numbers[:, position] = np.asarray(values, np.float64)
-        indexes = np.empty((len(rows), len(self._categorical)), np.int64)
+        indexes = np.empty((num_rows, len(self._categorical)), np.int64)
         for position, (name, category, lookup) in enumerate(self._categorical):
-            columns[name], indexes[:, position] = request_values.categories(rows, name, category, lookup)
-        return ParsedRequest(
-            batch={"numeric": numbers, "categorical": indexes},
-            columns=columns,
-            event_times=request_values.times(rows, "rows", self._data.event_time),
-            row_ids=request_values.row_ids(rows, self._data.row_id),
-        )
+            cells = given[name]
+            columns[name], indexes[:, position] = request_values.categories(cells, category, lookup, places[name])
+        return {"numeric": numbers, "categorical": indexes}, columns
 
     def parse_outcomes(self, body: bytes) -> ParsedOutcomes:
         """The labels of an outcome report.
@@ -111,19 +135,14 @@ class RequestContract:
             labels=[
                 request_values.label(item.get("label"), index, self._data.label) for index, item in enumerate(items)
             ],
-            known_at=request_values.times(items, "outcomes", "known_at"),
+            known_at=request_values.times([item.get("known_at") for item in items], _KNOWN_AT),
         )
 
     def _items(self, body: bytes, key: str) -> list[dict[str, Any]]:
         """The list of objects under `key`, the only key of the body."""
         if len(body) > self.max_body_bytes:
             raise too_large(len(body), self.max_body_bytes)
-        try:
-            document = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise RequestError(
-                "the body is no JSON", rule="JSON", got=str(error), allowed="JSON in UTF-8", next="correct the body"
-            ) from None
+        document = read_json(body)
         if not isinstance(document, dict):
             raise broken("", "object", document, f'{{"{key}": [...]}}')
         for name in document:
@@ -133,18 +152,37 @@ class RequestContract:
         if not isinstance(items, list) or not items:
             raise broken(f"/{key}", "list of at least one", items, f"a list of 1 to {self.max_rows} objects")
         if len(items) > self.max_rows:
-            raise RequestTooLargeError(
-                f"/{key} has too many items",
-                field=f"/{key}",
-                rule="serving.max_rows",
-                got=len(items),
-                allowed=f"at most {self.max_rows}",
-                next="send them in several requests",
-            )
+            raise too_many(f"/{key}", len(items), self.max_rows)
         for index, item in enumerate(items):
             if type(item) is not dict:
                 raise broken(f"/{key}/{index}", "object", item, "an object")
         return items
+
+
+def read_json(body: bytes) -> Any:
+    """The value that `body` holds.
+
+    Raises:
+        RequestError: it is no JSON.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(
+            "the body is no JSON", rule="JSON", got=str(error), allowed="JSON in UTF-8", next="correct the body"
+        ) from None
+
+
+def too_many(field: str, num_rows: int, max_rows: int) -> RequestTooLargeError:
+    """The error for more than `max_rows` rows or outcomes under `field`."""
+    return RequestTooLargeError(
+        f"{field} has too many items",
+        field=field,
+        rule="serving.max_rows",
+        got=num_rows,
+        allowed=f"at most {max_rows}",
+        next="send them in several requests",
+    )
 
 
 def too_large(num_bytes: int | None, max_bytes: int) -> RequestTooLargeError:

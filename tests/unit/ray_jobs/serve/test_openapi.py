@@ -1,0 +1,74 @@
+"""What the service really answers is what its OpenAPI document says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+
+from millrace.openapi import document
+from ray_jobs.serve.service import PredictionService
+from tests.unit.ray_jobs.serve.world import World
+
+LABELS = {
+    "binary": ({"kind": "binary"}, 1),
+    "named": ({"kind": "binary", "positive": "late"}, "late"),
+    "multiclass": ({"kind": "multiclass", "classes": ["no", "yes"]}, "yes"),
+    "regression": ({"kind": "regression"}, 2.5),
+}
+ROW = {"delay": 1.5, "carrier": "UA"}
+
+
+def asking(service: PredictionService) -> Callable[..., httpx.Response]:
+    def ask(method: str, path: str, **options: Any) -> httpx.Response:
+        async def call() -> httpx.Response:
+            http = httpx.ASGITransport(service, root_path="/v1/tiny")
+            async with httpx.AsyncClient(transport=http, base_url="http://test/v1/tiny") as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(call())
+
+    return ask
+
+
+def assert_described(described: dict[str, Any], method: str, path: str, answer: httpx.Response) -> None:
+    """The answer's status, type and body are among those that the document lists for its operation."""
+    response = described["paths"][path][method.lower()]["responses"][str(answer.status_code)]
+    if "$ref" in response:
+        response = described["components"]["responses"][response["$ref"].rpartition("/")[2]]
+    schema = response["content"][answer.headers["content-type"]]["schema"]
+    jsonschema.Draft202012Validator({**described, **schema}).validate(answer.json())
+    assert set(response["headers"]) <= set(answer.headers)
+
+
+@pytest.mark.parametrize("label", list(LABELS))
+def test_answers_and_problems_are_as_described(label: str, tmp_path: Path) -> None:
+    world = World(tmp_path, LABELS[label][0])
+    service = PredictionService(world.pipeline, world.store, world.log_folder)
+    ask, described = asking(service), document(world.pipeline.spec, "1")
+    outcome = {"request_id": "r.1", "label": LABELS[label][1]}
+    requests: list[tuple[str, str, dict[str, Any], int]] = [
+        ("GET", "/ready", {}, 503),
+        ("POST", "/predict", {"json": {"rows": [ROW]}}, 503),
+        ("GET", "/health", {}, 200),
+        ("GET", "/health", {"headers": {"x-request-id": "a b"}}, 422),
+        ("GET", "/ready", {}, 200),
+        ("GET", "/", {}, 200),
+        ("POST", "/predict", {"json": {"rows": [ROW, ROW]}}, 200),
+        ("POST", "/predict", {"json": {"rows": [ROW | {"delay": 1e9}]}}, 422),
+        ("POST", "/predict", {"json": {"rows": [ROW] * 4}}, 413),
+        ("POST", "/outcomes", {"json": {"outcomes": [outcome]}}, 202),
+        ("POST", "/outcomes", {"json": {"outcomes": [outcome | {"row": -1}]}}, 422),
+    ]
+    for number, (method, path, options, status) in enumerate(requests):
+        if number == 2:
+            asyncio.run(service.load(world.publish("1")))
+        answer = ask(method, path, **options)
+        assert answer.status_code == status, (method, path, options)
+        assert_described(described, method, path, answer)
+    service.close()
