@@ -187,7 +187,7 @@ class TooManyRequestsError(RequestError):
     http_status = 429
     retryable = True
 
-    def __init__(self, what: str, *, retry_after: float, **told: Any) -> None:
+    def __init__(self, what: str, *, retry_after: float = 1.0, **told: Any) -> None:
         self.retry_after = retry_after
         super().__init__(what, **told)
 

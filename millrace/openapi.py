@@ -36,8 +36,8 @@ _SECURITY: list[Document] = [{"key": []}, {}]
 #: The problems that an operation may answer with.
 _PROBLEMS = {
     UnknownCallerError.http_status: "The request has no valid key, and this service demands one.",
-    ForeignRequestError.http_status: "A page of another origin asks, a foreign host name, or a key that does not open it.",
-    UnknownNameError.http_status: "The path names another model, or a version that does not answer; or nothing is there.",
+    ForeignRequestError.http_status: "A page of another origin asks, a foreign host name, or another's key.",
+    UnknownNameError.http_status: "The path names another model, a version that does not answer, or nothing.",
     RequestTooLargeError.http_status: "More bytes or rows than the service takes in one request.",
     RequestError.http_status: "The request breaks the contract; `field` says where, `rule` how.",
     TooManyRequestsError.http_status: "The customer asks more often than it may.",
@@ -197,6 +197,19 @@ def _get(name: str, summary: str, schema: str, problems: tuple[int, ...]) -> Doc
         "summary": summary,
         "parameters": [{"$ref": "#/components/parameters/RequestId"}],
         "responses": {"200": _answer("The answer.", schema), **_problems(problems)},
+    }
+
+
+def _metrics() -> Document:
+    return {
+        "operationId": "metrics",
+        "summary": "What the replicas of this host did, for Prometheus; for who runs the service.",
+        "parameters": [{"$ref": "#/components/parameters/RequestId"}],
+        "responses": {
+            "200": {"description": "The series.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+            **_problems(_OF_OPERATOR),
+        },
+        "security": _SECURITY,
     }
 
 

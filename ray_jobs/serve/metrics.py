@@ -55,8 +55,9 @@ class Metrics:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Read when the client is imported, which happens below for the first time.
+        # Where the client of Prometheus looks.
         os.environ[_FOLDER] = str(self.folder)
+        _count_in_files()
         fold(self.folder)
 
     def count(self, version: str, customer: str, status: int, num_rows: int, seconds: float) -> None:
@@ -122,6 +123,14 @@ class _Merged:
 
     def collect(self) -> Any:
         return self.series
+
+
+def _count_in_files() -> None:
+    """Where somebody has imported the client before us, it has decided to count in memory: tell it otherwise."""
+    from prometheus_client import values
+
+    if values.ValueClass is values.MutexValue:
+        values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
 
 
 def fold(folder: Path) -> None:
