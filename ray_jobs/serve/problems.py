@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from millrace.errors import MillraceError, RequestError, TooManyRequestsError
+from millrace.open_inference import with_error
 from ray_jobs.serve.asgi import Reply
 
 CONTENT_TYPE = b"application/problem+json"
@@ -28,9 +29,11 @@ class MethodError(RequestError):
     http_status = 405
 
 
-def problem(error: Exception, request_id: str) -> Reply:
-    """The problem document for `error`, with the headers that belong to its status."""
+def problem(error: Exception, request_id: str, *, by_open_inference: bool = False) -> Reply:
+    """The problem document for `error`, with the headers that belong to its status, in the protocol it came by."""
     status, document = _document(error, request_id)
+    if by_open_inference:
+        document = with_error(document)
     return Reply(status, orjson.dumps(document), CONTENT_TYPE, tuple(_headers(error, status)))
 
 

@@ -10,11 +10,13 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
+from millrace import openapi
 from millrace.errors import DataError, FencedError, MillraceError, ServiceError
 from millrace.inference_log import (
     answer_record,
@@ -28,15 +30,27 @@ from millrace.inference_log import (
     outcomes_writer,
 )
 from millrace.log_writer import LogWriter
+from millrace.open_inference import (
+    HEADER_LENGTH,
+    Route,
+    find_route,
+    model_metadata,
+    model_ready,
+    require_served,
+    server_live,
+    server_metadata,
+    server_ready,
+)
 from millrace.pipeline import Pipeline
 from millrace.request_values import check_request_id
+from millrace.requests import ParsedRequest
 from millrace.storage import ObjectStore
 from ray_jobs.serve import metrics
 from ray_jobs.serve.asgi import Receive, Reply, Scope, Send, json_reply, lifespan, read_body
 from ray_jobs.serve.door import NOBODY, Door
 from ray_jobs.serve.metrics import Metrics
 from ray_jobs.serve.problems import MethodError, NoRouteError, problem
-from ray_jobs.serve.versions import LoadedVersion, Target, load_version
+from ray_jobs.serve.versions import Answers, LoadedVersion, Target, load_version
 
 _log = logging.getLogger(__name__)
 _REQUEST_ID = b"x-request-id"
@@ -49,6 +63,8 @@ class _Asked:
     started: float
     id: str
     customer: str = NOBODY
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    is_prediction: bool = False
     version: str = ""
     num_rows: int = 0
 
@@ -59,6 +75,7 @@ class _Route:
 
     method: str
     handler: Callable[[bytes, _Asked], Reply]
+    is_prediction: bool = False
     is_for_operators: bool = False
 
 
@@ -72,7 +89,8 @@ class _Serving:
 
 
 class PredictionService:
-    """Answers `/predict`, `/outcomes`, `/health`, `/ready`, `/metrics` and `/` for one pipeline.
+    """Answers `/predict`, `/outcomes`, `/health`, `/ready`, `/metrics`, `/openapi.json`, `/` and the Open Inference
+    Protocol below `/v2`, for one pipeline.
 
     `door` says who may ask for predictions and send outcomes; none: everybody who gets here. All replicas of the
     pipeline on this host share `metrics_folder`; none: nothing is counted.
@@ -103,11 +121,12 @@ class PredictionService:
         self._newest_token = 0
         self._failures = failures_writer(log_folder, pipeline.spec.serving.log_rotate_seconds)
         self._routes = {
-            "/predict": _Route("POST", self._predict),
+            "/predict": _Route("POST", self._predict, is_prediction=True),
             "/outcomes": _Route("POST", self._outcomes),
             "/health": _Route("GET", self._health),
             "/ready": _Route("GET", self._ready),
             "/metrics": _Route("GET", self._metrics_text, is_for_operators=True),
+            "/openapi.json": _Route("GET", self._openapi),
             "/": _Route("GET", self._describe),
         }
         try:
@@ -183,43 +202,46 @@ class PredictionService:
             await self._http(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = _Asked(time.perf_counter(), uuid.uuid4().hex)
+        asked = _Asked(time.perf_counter(), uuid.uuid4().hex, headers=scope["headers"])
+        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
         try:
-            reply = await self._answer(scope, receive, asked)
+            reply = await self._answer(path, scope, receive, asked)
             if reply is None:
                 return
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the caller gets a problem document
-            reply = problem(error, asked.id)
+            reply = problem(error, asked.id, by_open_inference=path.startswith("/v2"))
             if reply.status >= 500:
                 _log.error("request %s failed", asked.id, exc_info=error)
                 self._log_failure(asked.id, reply.status, error)
         await reply.send(send, *(((_REQUEST_ID, asked.id.encode()),) if self._echo_request_id else ()))
-        if self._metrics is not None and scope["path"].endswith("/predict"):
+        if self._metrics is not None and asked.is_prediction:
             seconds = time.perf_counter() - asked.started
             self._metrics.count(asked.version, asked.customer, reply.status, asked.num_rows, seconds)
 
-    async def _answer(self, scope: Scope, receive: Receive, asked: _Asked) -> Reply | None:
+    async def _answer(self, path: str, scope: Scope, receive: Receive, asked: _Asked) -> Reply | None:
         """The answer; None when the caller went away."""
-        for name, value in scope["headers"]:
+        for name, value in asked.headers:
             if name == _REQUEST_ID:
                 asked.id = check_request_id(value.decode("latin-1"))
-        route = self._route(scope)
+        route = self._route(path)
+        asked.is_prediction = route.is_prediction
         if route.method != scope["method"]:
             raise MethodError("this path has another method", got=scope["method"], allowed=route.method)
         if self._door is not None and route.is_for_operators:
-            self._door.check_operator(scope["headers"])
+            self._door.check_operator(asked.headers)
         if route.method == "GET":
             return route.handler(b"", asked)
         if self._door is not None:
-            asked.customer = self._door.check(scope["headers"])
+            asked.customer = self._door.check(asked.headers)
         body = await read_body(scope, receive, self._max_body_bytes)
         return None if body is None else route.handler(body, asked)
 
-    def _route(self, scope: Scope) -> _Route:
-        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
-        if path not in self._routes:
-            raise NoRouteError("there is no such path", got=path, allowed=", ".join(self._routes))
-        return self._routes[path]
+    def _route(self, path: str) -> _Route:
+        if (route := self._routes.get(path)) is not None:
+            return route
+        if (named := find_route(path)) is not None:
+            return _Route(named.method, partial(self._open_inference, named), is_prediction=named.operation == "infer")
+        raise NoRouteError("there is no such path", got=path, allowed=f"{', '.join(self._routes)}, /v2")
 
     @property
     def _max_body_bytes(self) -> int:
@@ -231,11 +253,22 @@ class PredictionService:
             raise ServiceError("no version is loaded yet", next="wait until /ready answers 200, or deploy a version")
         return self._serving
 
-    def _predict(self, body: bytes, asked: _Asked) -> Reply:
+    def _serving_of(self, asked: _Asked) -> _Serving:
+        """What answers this request, from here to its log line."""
         serving = self._current()
+        asked.version = serving.version.target.version
+        return serving
+
+    def _predict(self, body: bytes, asked: _Asked) -> Reply:
+        serving = self._serving_of(asked)
+        request = serving.version.contract.parse(body)
+        answers = self._answers(serving, request, asked)
+        document = {"request_id": asked.id, "version": asked.version, "predictions": answers.predictions}
+        return json_reply(200, document)
+
+    def _answers(self, serving: _Serving, request: ParsedRequest, asked: _Asked) -> Answers:
+        """The model's answers, which are in the log."""
         version = serving.version
-        asked.version = version.target.version
-        request = version.contract.parse(body)
         answers = version.answer(request.batch)
         # The line is with the kernel before the answer leaves: what was answered is in the log, come what may.
         serving.answers.append(
@@ -251,12 +284,42 @@ class PredictionService:
             )
         )
         asked.num_rows = request.num_rows
-        document = {
-            "request_id": asked.id,
-            "version": version.target.version,
-            "predictions": answers.predictions,
-        }
-        return json_reply(200, document)
+        return answers
+
+    def _open_inference(self, route: Route, body: bytes, asked: _Asked) -> Reply:
+        """What the Open Inference Protocol asks for."""
+        match route.operation:
+            case "server":
+                return json_reply(200, server_metadata())
+            case "server_live":
+                return json_reply(200, server_live())
+        serving = self._serving_of(asked)
+        version = serving.version
+        spec = version.predictor.spec
+        require_served(route, spec.name, version.target.version)
+        match route.operation:
+            case "model":
+                return json_reply(200, model_metadata(spec, version.target.version))
+            case "server_ready":
+                return json_reply(200, server_ready())
+            case "model_ready":
+                return json_reply(200, model_ready(spec.name))
+        header_length = next((value for name, value in asked.headers if name == HEADER_LENGTH), None)
+        request = version.infer_contract.decode(body, header_length)
+        answers = self._answers(serving, request.rows, asked)
+        encoded = version.infer_answers.encode(
+            request,
+            version=version.target.version,
+            request_id=asked.id,
+            prediction=answers.headline,
+            probabilities=answers.probabilities,
+        )
+        (_, content_type), *headers = encoded.headers
+        return Reply(200, encoded.body, content_type, tuple(headers))
+
+    def _openapi(self, body: bytes, asked: _Asked) -> Reply:
+        version = self._current().version
+        return json_reply(200, openapi.document(version.predictor.spec, version.target.version))
 
     def _log_failure(self, request_id: str, status: int, error: Exception) -> None:
         """Keep for the guard that the version did not answer. No wait lies between its attempt and this line."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.errors import DigestError, MillraceError, PackageError
+from millrace.open_inference import AnswerEncoder, InferContract
 from millrace.package import Predictor, headline, load_predictor
 from millrace.pipeline import Pipeline
 from millrace.requests import RequestContract
@@ -55,6 +56,13 @@ class LoadedVersion:
     target: Target
     predictor: Predictor
     contract: RequestContract
+    infer_contract: InferContract
+    infer_answers: AnswerEncoder
+
+    @classmethod
+    def of(cls, target: Target, predictor: Predictor) -> Self:
+        spec = predictor.spec
+        return cls(target, predictor, RequestContract(spec), InferContract(spec), AnswerEncoder(spec))
 
     @property
     def data(self) -> DataSpec:
@@ -110,7 +118,7 @@ def load_version(target: Target, store: ObjectStore, pipeline: Pipeline) -> Load
             got=f"{type(error).__name__}: {error}",
             next=f"correct {pipeline.folder}/model.py, or train again",
         ) from error
-    loaded = LoadedVersion(target, predictor, RequestContract(predictor.spec))
+    loaded = LoadedVersion.of(target, predictor)
     for num_rows in _WARM_ROWS:
         shapes = (num_rows, len(loaded.data.numeric)), (num_rows, len(loaded.data.categorical))
         loaded.answer({"numeric": np.zeros(shapes[0], np.float32), "categorical": np.zeros(shapes[1], np.int64)})

@@ -59,6 +59,7 @@ def test_answers_and_problems_are_as_described(label: str, tmp_path: Path) -> No
         ("GET", "/health", {"headers": {"x-request-id": "a b"}}, 422),
         ("GET", "/ready", {}, 200),
         ("GET", "/", {}, 200),
+        ("GET", "/openapi.json", {}, 200),
         ("POST", "/predict", {"json": {"rows": [ROW, ROW]}}, 200),
         ("POST", "/predict", {"json": {"rows": [ROW | {"delay": 1e9}]}}, 422),
         ("POST", "/predict", {"json": {"rows": [ROW] * 4}}, 413),

@@ -121,10 +121,19 @@ def test_each_kind_of_label_has_its_answer(
         assert logged["prediction"] == prediction["value"]
 
 
+PATHS = "/predict, /outcomes, /health, /ready, /metrics, /openapi.json, /, /v2"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "options", "status", "expected"),
     [
-        ("GET", "/nothing", {}, 404, {"allowed": "/predict, /outcomes, /health, /ready, /metrics, /"}),
+        (
+            "GET",
+            "/nothing",
+            {},
+            404,
+            {"allowed": "/predict, /outcomes, /health, /ready, /metrics, /openapi.json, /, /v2"},
+        ),
         ("GET", "/predict", {}, 405, {"allowed": "POST"}),
         ("POST", "/health", {}, 405, {"allowed": "GET"}),
         ("POST", "/predict", {"content": b"{"}, 422, {"rule": "JSON"}),
