@@ -100,6 +100,7 @@ def document(spec: PipelineSpec, version: str) -> Document:
             "headers": {
                 "RequestId": {
                     "description": "The request's name, by which outcomes are reported.",
+                    "required": True,
                     "schema": {"type": "string"},
                 },
                 "JsonLength": {

@@ -22,6 +22,15 @@ LABELS = {
     "regression": ({"kind": "regression"}, 2.5),
 }
 ROW = {"delay": 1.5, "carrier": "UA"}
+INFER: dict[str, Any] = {
+    "id": "mine",
+    "inputs": [
+        {"name": "delay", "shape": [1], "datatype": "FP64", "data": [1.5]},
+        {"name": "carrier", "shape": [1, 1], "datatype": "BYTES", "data": [["UA"]]},
+    ],
+}
+MODEL = "/v2/models/tiny"
+VERSION = f"{MODEL}/versions/{{version}}"
 
 
 def asking(service: PredictionService) -> Callable[..., httpx.Response]:
@@ -43,7 +52,12 @@ def assert_described(described: dict[str, Any], method: str, path: str, answer: 
         response = described["components"]["responses"][response["$ref"].rpartition("/")[2]]
     schema = response["content"][answer.headers["content-type"]]["schema"]
     jsonschema.Draft202012Validator({**described, **schema}).validate(answer.json())
-    assert set(response["headers"]) <= set(answer.headers)
+    headers = described["components"]["headers"]
+    always = {
+        name for name, ref in response["headers"].items() if headers[ref["$ref"].rpartition("/")[2]].get("required")
+    }
+    assert always == {"x-request-id"}
+    assert always <= set(answer.headers)
 
 
 @pytest.mark.parametrize("label", list(LABELS))
@@ -65,11 +79,23 @@ def test_answers_and_problems_are_as_described(label: str, tmp_path: Path) -> No
         ("POST", "/predict", {"json": {"rows": [ROW] * 4}}, 413),
         ("POST", "/outcomes", {"json": {"outcomes": [outcome]}}, 202),
         ("POST", "/outcomes", {"json": {"outcomes": [outcome | {"row": -1}]}}, 422),
+        ("GET", "/metrics", {}, 404),
+        ("GET", "/v2", {}, 200),
+        ("GET", "/v2/health/live", {}, 200),
+        ("GET", "/v2/health/ready", {}, 200),
+        *(("GET", path, {}, 200) for path in (MODEL, f"{MODEL}/ready", VERSION, f"{VERSION}/ready")),
+        ("POST", f"{MODEL}/infer", {"json": INFER}, 200),
+        ("POST", f"{VERSION}/infer", {"json": INFER}, 200),
+        ("POST", f"{MODEL}/infer", {"json": INFER | {"inputs": []}}, 422),
+        ("POST", f"{MODEL}/infer", {"json": {"inputs": [INFER["inputs"][0] | {"shape": [4]}]}}, 413),
+        ("GET", VERSION, {"version": "2"}, 404),
+        ("POST", f"{VERSION}/infer", {"version": "2", "json": INFER}, 404),
     ]
     for number, (method, path, options, status) in enumerate(requests):
         if number == 2:
             asyncio.run(service.load(world.publish("1")))
-        answer = ask(method, path, **options)
+        version = options.pop("version", "1")
+        answer = ask(method, path.replace("{version}", version), **options)
         assert answer.status_code == status, (method, path, options)
         assert_described(described, method, path, answer)
     service.close()
