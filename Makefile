@@ -21,7 +21,7 @@ run: $(STAMP) ## Close the loop on a year of New York flights, on this machine
 test: $(STAMP) ## Run all tests
 	@$(BIN)/pytest tests/unit -q -n 2
 	@$(BIN)/pytest tests/chaos -q -n 2
-	@$(BIN)/pytest tests/integration tests/e2e -q -n 2 --dist loadfile --durations 12
+	@$(BIN)/pytest tests/integration tests/e2e --durations 12
 
 .PHONY: test-unit
 test-unit: $(STAMP) ## Run the tests that need no server

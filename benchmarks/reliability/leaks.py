@@ -97,8 +97,8 @@ def _answers(settings: Settings) -> Iterator[tuple[str, bytes]]:
         timeout=_TIMEOUT_SECONDS, base_url=settings.prefect_api_url, headers=settings.prefect_headers
     ) as client:
         for part in ("flow_runs", "task_runs", "logs", "artifacts", "deployments", "work_queues", "automations"):
-            yield f"Prefect's {part}", json.dumps(list(_pages(client, f"/{part}/filter"))).encode()
-        for run in _pages(client, "/flow_runs/filter"):
+            yield f"Prefect's {part}", json.dumps(list(pages(client, f"/{part}/filter"))).encode()
+        for run in pages(client, "/flow_runs/filter"):
             states = client.get("/flow_run_states/", params={"flow_run_id": run["id"]})
             yield f"states of flow run {run['id']}", states.raise_for_status().content
         yield "Prefect's events", json.dumps(list(_events(client))).encode()
@@ -114,7 +114,8 @@ def _answers(settings: Settings) -> Iterator[tuple[str, bytes]]:
             yield f"MLflow's {part}", answer.raise_for_status().content
 
 
-def _pages(client: httpx.Client, path: str) -> Iterator[dict[str, Any]]:
+def pages(client: httpx.Client, path: str) -> Iterator[dict[str, Any]]:
+    """All that one of Prefect's filters finds."""
     offset = 0
     while page := client.post(path, json={"limit": _PAGE, "offset": offset}).raise_for_status().json():
         yield from page

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from benchmarks.reliability.canaries import Planting
-from benchmarks.reliability.leaks import scan
+from benchmarks.reliability.leaks import pages, scan
 from benchmarks.reliability.nest import Nest
 from infra.local.layout import Layout
 from millrace.settings import Settings
@@ -29,8 +29,8 @@ def test_nothing_tells_a_canary(planted: Planting, live_settings: Settings) -> N
 
 def test_what_held_them_did_get_there(planted: Planting, live_settings: Settings) -> None:
     """Else nothing would be found for a worse reason."""
-    logs = httpx.post(f"{live_settings.prefect_api_url}/logs/filter", json={"limit": 200, "offset": 0}).json()
-    told = "".join(log["message"] for log in logs)
+    with httpx.Client(base_url=live_settings.prefect_api_url) as client:
+        told = "".join(log["message"] for log in pages(client, "/logs/filter"))
     assert "mongodb+srv://***@a.example.com" in told
     assert "aws_secret_access_key=***" in told
     printed = "".join(

@@ -81,37 +81,6 @@ def test_rollbacks_under_load_lose_nothing_and_mix_up_nothing(
     assert found["requests"] > 400
 
 
-def test_a_damaged_or_missing_package_changes_nothing(
-    guarded: str, live_settings: Settings, millrace: Millrace
-) -> None:
-    _train(millrace, guarded, LAST)
-    ledger, store = Ledger(live_settings.ledger), ObjectStore.of(live_settings)
-    now = ledger.serving(guarded)
-    other = next(v for v in Registry(live_settings).versions(guarded) if now is not None and v.version != now.subject)
-    folder = Path(live_settings.objects) / other.package_key
-    package = store.get(other.package_key)
-    assert package.digest == other.package_digest
-    weights = folder / package.entries["weights.safetensors"].path
-    sound = weights.read_bytes()
-    try:
-        weights.chmod(0o600)
-        weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
-        damaged = millrace("rollback", guarded, "--to", other.version)
-    finally:
-        weights.write_bytes(sound)
-    assert damaged.returncode == 3, damaged.stderr
-    assert "Traceback" not in damaged.stderr
-    aside = folder.with_name("aside")
-    shutil.move(folder, aside)
-    try:
-        missing = millrace("rollback", guarded, "--to", other.version)
-    finally:
-        shutil.move(aside, folder)
-    assert missing.returncode == 3, missing.stderr
-    assert "Traceback" not in missing.stderr
-    assert ledger.serving(guarded) == now
-
-
 @pytest.mark.parametrize(
     ("trouble", "metric"), [("raise", "failed_share"), ("nan", "failed_share"), ("slow", "p99_ms")]
 )
@@ -155,6 +124,37 @@ def test_a_bad_version_is_rolled_back_by_itself_once(
     assert not ledger.outbox.of(guarded), "a breach starts no training"
     log = live_settings.state / "inference" / guarded / "failures"
     assert b"secret" not in b"".join(path.read_bytes() for path in log.iterdir())
+
+
+def test_a_damaged_or_missing_package_changes_nothing(
+    guarded: str, live_settings: Settings, millrace: Millrace
+) -> None:
+    _train(millrace, guarded, LAST)
+    ledger, store = Ledger(live_settings.ledger), ObjectStore.of(live_settings)
+    now = ledger.serving(guarded)
+    other = next(v for v in Registry(live_settings).versions(guarded) if now is not None and v.version != now.subject)
+    folder = Path(live_settings.objects) / other.package_key
+    package = store.get(other.package_key)
+    assert package.digest == other.package_digest
+    weights = folder / package.entries["weights.safetensors"].path
+    sound = weights.read_bytes()
+    try:
+        weights.chmod(0o600)
+        weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+        damaged = millrace("rollback", guarded, "--to", other.version)
+    finally:
+        weights.write_bytes(sound)
+    assert damaged.returncode == 3, damaged.stderr
+    assert "Traceback" not in damaged.stderr
+    aside = folder.with_name("aside")
+    shutil.move(folder, aside)
+    try:
+        missing = millrace("rollback", guarded, "--to", other.version)
+    finally:
+        shutil.move(aside, folder)
+    assert missing.returncode == 3, missing.stderr
+    assert "Traceback" not in missing.stderr
+    assert ledger.serving(guarded) == now
 
 
 def _newer(ledger: Ledger, name: str, sequence: int) -> Any:

@@ -253,7 +253,8 @@ def test_a_name_that_somebody_points_to_loopback_is_refused(
 ) -> None:
     base, path, body = _servers(live_settings, auxiliary)[name]
     answer = httpx.post(base + path, json=body, headers={"host": "evil.example"})
-    assert answer.status_code == 403
+    # Serve wants a key first, which such a page does not have.
+    assert answer.status_code == (403 if name in ("prefect", "mlflow") else 401)
 
 
 def test_the_pages_themselves_work_at_their_own_address(live_settings: Settings, endpoint: str) -> None:
