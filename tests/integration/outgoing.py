@@ -42,8 +42,9 @@ def watched() -> Iterator[list[str]]:
     ended = threading.Event()
 
     def read() -> None:
-        while not ended.is_set():
-            if select.select([device], [], [], 0.2)[0]:
+        # What was sent before the end is told, however long the look at each packet took.
+        while (waiting := select.select([device], [], [], 0.2)[0]) or not ended.is_set():
+            if waiting:
                 seen.extend(_told(os.read(device, 65536)))
 
     reader = threading.Thread(target=read)
