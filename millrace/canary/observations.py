@@ -25,8 +25,8 @@ class Observations:
     evidence, as all of them go the same way.
 
     `latencies_ms` are of answered requests. `predictions` are numbers: a probability, a value, or the class's number;
-    one that is not finite counts as above all others. `losses` lie in [0, 1]; leave out those of requests that were asked
-    at another share than now, as the arms' mix was another then.
+    one that is not finite counts as above all others. `losses` lie in [0, 1]; leave out those of requests that were
+    asked at another share than now, as the arms' mix was another then.
 
     Raises:
         DataError: a count or a value is impossible.
