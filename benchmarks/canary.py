@@ -379,7 +379,20 @@ def headline(parts: Mapping[str, Any]) -> dict[str, Any]:
         found["power_latency"] = min(shares.values())
     if "cost" in parts:
         found["update_mean_ms"] = parts["cost"]["update_mean_ms"]
+    lengths = {name.split()[1]: figures for name, figures in parts.items() if name.startswith("detectable ")}
+    found["found_in_95_percent"] = {length: _least_found(figures) for length, figures in lengths.items()}
     return found
+
+
+def _least_found(figures: Mapping[str, Any]) -> dict[str, str | None]:
+    """Of errors and of p95, the least harm from which on 95 % of the rollouts went back; None: none of those tried."""
+    least: dict[str, str | None] = {}
+    for metric in ("errors", "p95"):
+        harms = [name for name in figures if name.startswith(f"{metric} ")]
+        missed = [place for place, name in enumerate(harms) if figures[name]["rolled_back_share"] < 0.95]
+        place = missed[-1] + 1 if missed else 0
+        least[metric] = harms[place].removeprefix(f"{metric} ") if place < len(harms) else None
+    return least
 
 
 def main(
@@ -401,6 +414,8 @@ def main(
     for name, (goal, holds) in GOALS.items():
         if name in figures:
             table.add_row(name, f"{figures[name]:.4g}", goal, "holds" if holds(figures[name]) else "MISSED")
+    for length, least in figures["found_in_95_percent"].items():
+        table.add_row(f"found in 95 % of rollouts {length}", f"errors {least['errors']}, p95 {least['p95']}", "", "")
     Console().print(table)
     Console().print(f"written to {path}")
 

@@ -53,5 +53,17 @@ def test_the_goals_are_of_all_nulls_and_of_the_weakest_latency() -> None:
             "power": {name: {"rolled_back_share": share} for name, share in power.items()} | {"date": "today"},
         }
     )
-    assert found == {"null_rollouts": 400, "false_rollback_share": 0.005, "power_errors": 0.99, "power_latency": 0.96}
+    assert found == {
+        "null_rollouts": 400,
+        "false_rollback_share": 0.005,
+        "power_errors": 0.99,
+        "power_latency": 0.96,
+        "found_in_95_percent": {},
+    }
     assert NULL_ROLLOUTS * sum(name.startswith("null ") for name in PARTS) >= 2000
+
+
+def test_what_is_found_is_the_least_harm_above_all_that_are_missed() -> None:
+    shares = {"errors +1 points": 0.97, "errors +2 points": 0.9, "errors +3 points": 0.95, "p95 +10 %": 0.2}
+    found = headline({"detectable x2": {name: {"rolled_back_share": share} for name, share in shares.items()}})
+    assert found == {"found_in_95_percent": {"x2": {"errors": "+3 points", "p95": None}}}
