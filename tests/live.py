@@ -6,7 +6,6 @@ import os
 import secrets
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import SecretStr
 from infra.local.environment import environment
 from infra.local.ports import free_ports
 from millrace.settings import Settings
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from benchmarks.reliability.canaries import Planting
@@ -94,21 +94,9 @@ def millrace(live_settings: Settings) -> Millrace:
 
 
 @pytest.fixture(scope="session")
-def eventually() -> Callable[[Callable[[], Any], str], Any]:
+def eventually() -> Callable[..., Any]:
     """Wait until a condition holds; fail, saying for what, when it does not."""
-
-    def wait(condition: Callable[[], Any], what: str, seconds: float = 90.0) -> Any:
-        deadline = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < deadline, f"{what} did not come within {seconds:.0f} s"
-            # The only pause of the suite: between two questions, never instead of one.
-            pause.wait(0.1)
-        return found
-
-    import threading
-
-    pause = threading.Event()
-    return wait
+    return until
 
 
 def run_millrace(

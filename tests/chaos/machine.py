@@ -11,7 +11,6 @@ import os
 import random
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from tasks.reconciler import Responder
 from tasks.reviving import Reviver
 from tests.chaos.outside import MlflowClient, PrefectApi, Serve
 from tests.chaos.world import PIPELINE, World
+from tests.waiting import until
 
 _RUN = "_MILLRACE_CHAOS_RUN"
 # Imported ahead, so that a child begins at once.
@@ -48,6 +48,7 @@ _LIBRARIES = (
     "torch._dynamo",
 )
 _MOST_STARTS = 60
+_MOST_SECONDS = 120.0
 _STEP_SECONDS = 3.0
 
 
@@ -174,13 +175,18 @@ def _end_of(child: int, schedule: Schedule) -> int | None:
     """How the child ended; None when a fault holds it instead."""
     holds = [number for number, fault in enumerate(schedule.faults) if fault.action == "hold"]
     waiting = [number for number in holds if not schedule.struck(number)]
-    while True:
-        ended, status = os.waitpid(child, os.WNOHANG if waiting else 0)
-        if ended:
-            return status
-        if any(schedule.struck(number) for number in waiting):
-            return None
-        time.sleep(0.002)
+    if not waiting:
+        return os.waitpid(child, 0)[1]
+    ended: list[int] = []
+
+    def is_settled() -> bool:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            ended.append(status)
+        return bool(ended) or any(schedule.struck(number) for number in waiting)
+
+    until(is_settled, "the end of a flow, or its fault", _MOST_SECONDS, every=0.002)
+    return ended[0] if ended else None
 
 
 def _be_flow(world: World, run: str, flow: str, parameters: dict[str, Any], faults: Path) -> None:

@@ -32,6 +32,7 @@ from tasks.run_kinds import ABANDONED
 from tests.chaos.world import MODEL, SOURCE, SPEC, committed, differences
 from tests.live import run_millrace
 from tests.postgres import Postgres
+from tests.waiting import until
 
 _REST_SECONDS = 300.0
 _QUIET_LOOKS = 3
@@ -132,30 +133,34 @@ class RealWorld:
 
     def play(self, name: str, case: RealCase) -> list[str]:
         """Let a part happen under its fault, until nothing is left to do; what it did not come to, in words."""
-        if case.part == "check":
-            self.arm(())
-            self._start("replay/replay", {"pipeline": name, **_TRAFFIC}, f"{name}-traffic")
-            self._await_rest(name)
-        schedule = self.arm(() if case.fault is None else (case.fault,))
-        deployment, parameters = PARTS[case.part]
-        with self._killing(case, schedule):
-            self._start(deployment, {"pipeline": name, **parameters}, f"{name}-{case.part}")
-            try:
+        try:
+            if case.part == "check":
+                self.arm(())
+                self._start("replay/replay", {"pipeline": name, **_TRAFFIC}, f"{name}-traffic")
                 self._await_rest(name)
-            except TimeoutError as error:
-                return [str(error)]
+            schedule = self.arm(() if case.fault is None else (case.fault,))
+            deployment, parameters = PARTS[case.part]
+            with self._killing(case, schedule):
+                self._start(deployment, {"pipeline": name, **parameters}, f"{name}-{case.part}")
+                self._await_rest(name)
+        except TimeoutError as error:
+            return [str(error)]
         return []
 
     def _start(self, deployment: str, parameters: dict[str, Any], key: str) -> None:
-        deadline = time.monotonic() + _REST_SECONDS
-        while True:
+        def is_started() -> bool:
             try:
                 submit(self.settings, deployment, parameters, idempotency_key=key)
-                return
-            except MillraceError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.5)
+            except MillraceError as error:
+                why.append(str(error))
+                return False
+            return True
+
+        why: list[str] = []
+        try:
+            until(is_started, f"the run of {deployment}", _REST_SECONDS, every=0.5)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}: {why[-1]}") from None
 
     @contextmanager
     def _killing(self, case: RealCase, schedule: Schedule) -> Iterator[None]:
@@ -204,14 +209,16 @@ class RealWorld:
                 process.kill()
 
     def _await_rest(self, name: str) -> None:
-        deadline, quiet = time.monotonic() + _REST_SECONDS, 0
-        why = ""
-        while quiet < _QUIET_LOOKS:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"never at rest: {why}")
-            why = self._unrest(name)
-            quiet = 0 if why else quiet + 1
-            time.sleep(0.4)
+        looks: list[str] = []
+
+        def is_quiet() -> bool:
+            looks.append(self._unrest(name))
+            return len(looks) >= _QUIET_LOOKS and not any(looks[-_QUIET_LOOKS:])
+
+        try:
+            until(is_quiet, "rest", _REST_SECONDS, every=0.4)
+        except TimeoutError:
+            raise TimeoutError(f"never at rest: {next((why for why in reversed(looks) if why), '')}") from None
 
     def _unrest(self, name: str) -> str:
         """Why the pipeline is not at rest; empty when it is."""

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from millrace.package import PROBE, LabelScale, Predictor, publish_package
 from millrace.pipeline import load_pipeline
 from millrace.signing import Keys
 from millrace.storage import ObjectStore
+from tests.waiting import until
 
 DRIVER = """
 import dataclasses, json, sys
@@ -104,15 +105,6 @@ SPEC = {
     "serving": {"log_rotate_seconds": 1.0, "cpus_per_replica": 0.5},
 }
 BODY = {"rows": [{"delay": 1.5, "carrier": "UA"}]}
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    poll, deadline = threading.Event(), time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        poll.wait(0.05)
-    raise AssertionError(f"{what}: not within {seconds:g} s")
 
 
 class Cluster:
@@ -199,7 +191,7 @@ class Cluster:
             assert head.poll() is None, log.read_text()[-3000:]
             return "Ray runtime started" in log.read_text()
 
-        wait_for(is_up, "the Ray head")
+        until(is_up, "the Ray head")
         return head
 
 
@@ -311,7 +303,7 @@ class Load:
     def wait(self, more: int) -> None:
         """Until `more` further requests are answered."""
         goal = len(self.requests) + more
-        wait_for(lambda: len(self.requests) >= goal, f"{more} more answers")
+        until(lambda: len(self.requests) >= goal, f"{more} more answers")
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +331,7 @@ def test_a_prediction_is_answered_over_http(cluster: Cluster) -> None:
     deployed = cluster.deploy("1")
     assert (deployed["name"], deployed["version"], deployed["replicas"]) == ("tiny", "1", 1)
     assert deployed["url"] == cluster.url
-    wait_for(lambda: httpx.get(f"{cluster.url}/ready").status_code == 200, "the route")
+    until(lambda: httpx.get(f"{cluster.url}/ready").status_code == 200, "the route")
     answer = httpx.post(f"{cluster.url}/predict", json=BODY, headers={"x-request-id": "me"})
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-request-id"] == "me"
@@ -399,7 +391,7 @@ def test_a_killed_replica_comes_back_and_every_answer_is_in_the_log(cluster: Clu
     with Load(cluster.url) as load:
         load.wait(200)
         os.kill(replica, signal.SIGKILL)
-        wait_for(lambda: cluster.ask("replicas", "tiny") not in ([replica], []), "a new replica")
+        until(lambda: cluster.ask("replicas", "tiny") not in ([replica], []), "a new replica")
         load.wait(100)
     assert version_of(cluster) == "3"
     assert {found for *_, found in load.requests} == {"3"}
@@ -413,4 +405,4 @@ def test_a_removed_pipeline_is_not_served(cluster: Cluster) -> None:
     cluster.deploy("1")
     cluster.ask("remove", "tiny")
     assert cluster.ask("serving", "tiny") is None
-    wait_for(lambda: httpx.get(f"{cluster.url}/health").status_code == 404, "the route to go")
+    until(lambda: httpx.get(f"{cluster.url}/health").status_code == 404, "the route to go")

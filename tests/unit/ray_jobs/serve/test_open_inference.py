@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
 from millrace.inference_log import read_answers
 from ray_jobs.serve.service import PredictionService
-from tests.unit.ray_jobs.serve.test_service import asking
+from tests.unit.ray_jobs.serve.asking import Ask
 
 ROWS = [{"delay": 1.5, "carrier": "UA"}, {"delay": -3.0, "carrier": "AA"}]
 INPUTS = [
@@ -21,25 +20,9 @@ INPUTS = [
 ]
 INFER = "/v2/models/tiny/infer"
 
-Ask = Callable[..., httpx.Response]
-
-
-@pytest.fixture
-def service(world: Any) -> Iterator[PredictionService]:
-    service = PredictionService(world.pipeline, world.store, world.log_folder)
-    yield service
-    service.close()
-
-
-@pytest.fixture
-def ask(service: PredictionService) -> Ask:
-    return asking(service)
-
 
 @pytest.fixture
 def loaded(service: PredictionService, world: Any) -> PredictionService:
-    import asyncio
-
     asyncio.run(service.load(world.publish("7")))
     return service
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 
 from millrace.openapi import document
 from ray_jobs.serve.service import PredictionService
+from tests.unit.ray_jobs.serve.asking import asking
 from tests.unit.ray_jobs.serve.world import World
 
 LABELS = {
@@ -31,18 +31,6 @@ INFER: dict[str, Any] = {
 }
 MODEL = "/v2/models/tiny"
 VERSION = f"{MODEL}/versions/{{version}}"
-
-
-def asking(service: PredictionService) -> Callable[..., httpx.Response]:
-    def ask(method: str, path: str, **options: Any) -> httpx.Response:
-        async def call() -> httpx.Response:
-            http = httpx.ASGITransport(service, root_path="/v1/tiny")
-            async with httpx.AsyncClient(transport=http, base_url="http://test/v1/tiny") as client:
-                return await client.request(method, path, **options)
-
-        return asyncio.run(call())
-
-    return ask
 
 
 def assert_described(described: dict[str, Any], method: str, path: str, answer: httpx.Response) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
@@ -15,33 +14,9 @@ from millrace import inference_log
 from millrace.errors import ArtifactError, DigestError, PackageError
 from millrace.package import Predictor
 from ray_jobs.serve.service import PredictionService
+from tests.unit.ray_jobs.serve.asking import Ask, asking
 
 ROW = {"delay": 1.5, "carrier": "UA"}
-Ask = Callable[..., httpx.Response]
-
-
-@pytest.fixture
-def service(world: Any) -> Iterator[PredictionService]:
-    service = PredictionService(world.pipeline, world.store, world.log_folder)
-    yield service
-    service.close()
-
-
-@pytest.fixture
-def ask(service: PredictionService) -> Ask:
-    return asking(service)
-
-
-def asking(service: PredictionService, **transport: Any) -> Ask:
-    def ask(method: str, path: str, **options: Any) -> httpx.Response:
-        async def call() -> httpx.Response:
-            http = httpx.ASGITransport(service, root_path="/v1/tiny", **transport)
-            async with httpx.AsyncClient(transport=http, base_url="http://test/v1/tiny") as client:
-                return await client.request(method, path, **options)
-
-        return asyncio.run(call())
-
-    return ask
 
 
 def run(work: Awaitable[None]) -> None:
