@@ -67,6 +67,8 @@ SPEC = {
         "label": {"column": "answer", "kind": "binary"},
     },
     "training": {"num_workers": 1, "epochs": 3, "learning_rate": 0.5, "validation_days": 4.0, "lookback_days": 20.0},
+    # A stack has six CPUs to give, and real schedules make a pipeline of each three.
+    "serving": {"cpus_per_replica": 0.01},
     "evaluation": {"metric": "roc_auc", "window_days": 6.0, "min_rows": 20, "bootstrap_samples": 50},
     "monitoring": {
         "window": "month",
