@@ -89,7 +89,7 @@ def _schedules(tell: Tell) -> dict[str, Any]:
 def _real_schedules(tell: Tell) -> dict[str, Any]:
     from benchmarks.reliability import real_schedules
 
-    return real_schedules.measure(102, _SEED, tell)
+    return real_schedules.measure(102, _SEED, tell, RESULTS / "real_schedules.jsonl")
 
 
 #: The parts in the order in which they are measured.

@@ -10,7 +10,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -337,8 +337,19 @@ def supervised(world: RealWorld) -> Iterator[None]:
         thread.join(120)
 
 
-def play_all(world: RealWorld, chosen: Sequence[RealCase], *, prefix: str, tell: Any = print) -> list[str]:
-    """Play schedules, three to a pipeline, against what the same parts come to when nothing strikes; what differs."""
+def play_all(
+    world: RealWorld,
+    chosen: Sequence[RealCase],
+    *,
+    prefix: str,
+    first: int = 0,
+    tell: Callable[[str], None] = print,
+    keep: Callable[[int, list[str]], None] = lambda number, problems: None,
+) -> list[str]:
+    """Play schedules, three to a pipeline, against what the same parts come to when nothing strikes; what differs.
+
+    Begins with number `first`, which begins a pipeline; `keep` gets what each came to at once.
+    """
     expected = {}
     world.add_pipeline(f"{prefix}_calm")
     for part in PARTS:
@@ -346,14 +357,16 @@ def play_all(world: RealWorld, chosen: Sequence[RealCase], *, prefix: str, tell:
         assert not problems, problems
         expected[part] = world.outcome(f"{prefix}_calm")
     found, name = [], ""
-    for number, case in enumerate(chosen):
+    for number, case in enumerate(chosen[first:], first):
         if case.part == "train" or not name:
             name = f"{prefix}_{number:03d}"
             world.add_pipeline(name)
         began = time.monotonic()
         problems = world.play(name, case) or differences(expected[case.part], world.outcome(name))
-        found += [f"{number} {case}: {problem}" for problem in problems]
         tell(f"{number:3d} {case} ({time.monotonic() - began:.1f} s) {problems or 'same world'}")
+        problems = [f"{number} {case}: {problem}" for problem in problems]
+        keep(number, problems)
+        found += problems
         if problems:
             name = ""
     return found
