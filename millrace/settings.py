@@ -114,6 +114,12 @@ class Settings(BaseSettings):
         default=Path("~/.config/millrace/approvers"), description="Folder of your private keys as an approver."
     )
     work_pool: str = Field(default="millrace", description="Prefect work pool whose worker runs the flows.")
+    start_seconds: float = Field(
+        default=20.0,
+        gt=0,
+        description="How long a flow run may take from its worker to its first line before another process takes it "
+        "over; minutes where a pod is scheduled and its image pulled first.",
+    )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Log level.")
     log_json: bool = Field(default=False, description="One JSON object a line instead of coloured text.")
 

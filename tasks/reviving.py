@@ -19,8 +19,8 @@ from tasks.run_kinds import ABANDONED, LOCAL, RESUMED
 SILENT_SECONDS = 4.0
 STUCK_SECONDS = 30.0
 #: Seconds after which a run is dead that Prefect holds for started, and that has never had a heartbeat; where its
-#: process is seen to live, it may still be importing what it needs.
-UNBORN_SECONDS = {"RUNNING": 4.0, "PENDING": 20.0, "CRASHED": 0.0}
+#: process is seen to live, it may still be importing what it needs. One that is PENDING has `start_seconds`.
+UNBORN_SECONDS = {"RUNNING": 4.0, "CRASHED": 0.0}
 #: The longest pause before a run goes on that has gone on before: what is away may need its time to come back.
 MOST_PAUSE_SECONDS = 120.0
 #: Seconds that a worker is given to report the end of a process itself: said after the run goes on, it would mislead.
@@ -74,7 +74,8 @@ class Reviver:
     def _never_born(self, crashed: list[FlowRun], born: set[str]) -> list[str]:
         now = self.clock()
         found = [*flow_runs(self.settings, ["RUNNING", "PENDING"]), *crashed]
-        waiting = {run.id: UNBORN_SECONDS[run.state] for run in found if run.id not in born}
+        patience = {**UNBORN_SECONDS, "PENDING": self.settings.start_seconds}
+        waiting = {run.id: patience[run.state] for run in found if run.id not in born}
         self._unborn = {run: self._unborn.get(run, now) for run in waiting}
         late = [run for run, since in self._unborn.items() if now - since >= waiting[run]]
         # A crash has been reported by who saw it; else look whether it is only slow to begin.

@@ -13,6 +13,7 @@ from millrace.pipeline import Pipeline
 from millrace.storage import Artifact
 from ray_jobs.cluster import connect, object_store
 from ray_jobs.train.request import TrainRequest, TrainResult
+from ray_jobs.train.room import require_room, telling_of_waits
 
 
 def find_result(request: TrainRequest) -> TrainResult | None:
@@ -29,6 +30,7 @@ def train(request: TrainRequest, pipeline: Pipeline, callbacks: Sequence[Any] = 
     Raises:
         TrainingError: the workers failed more often than training.max_failures.
         ServiceError: the cluster was lost on the way.
+        ConfigError: the local Ray head can never hold the workers.
         MillraceError: what a worker raised of ours (bad data, a loss that is not finite).
     """
     if (found := find_result(request)) is not None:
@@ -42,8 +44,9 @@ def train(request: TrainRequest, pipeline: Pipeline, callbacks: Sequence[Any] = 
 
     connect(request.settings)
     spec = pipeline.spec.training
-    started = time.perf_counter()
     resources = {"CPU": spec.cpus_per_worker} | ({"GPU": 1.0} if spec.use_gpu else {})
+    require_room(request.settings, request.pipeline_name, spec.num_workers, resources)
+    started = time.perf_counter()
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"request": request},
@@ -58,7 +61,7 @@ def train(request: TrainRequest, pipeline: Pipeline, callbacks: Sequence[Any] = 
         ),
     )
     try:
-        with fault_point("ray.train"):
+        with telling_of_waits(request.pipeline_name, spec.num_workers, resources), fault_point("ray.train"):
             trainer.fit()
     except (ControllerError, RayError) as error:
         raise ServiceError(

@@ -131,14 +131,28 @@ def test_a_process_that_is_stuck_is_killed_before_its_run_goes_on(
     assert state(outside) == "SCHEDULED"
 
 
-@pytest.mark.parametrize("known", sorted(UNBORN_SECONDS))
+@pytest.mark.parametrize(("known", "seconds"), [*UNBORN_SECONDS.items(), ("PENDING", 20.0)])
 def test_a_run_that_never_had_a_heartbeat_goes_on(
-    known: str, reviver: Reviver, start: Start, outside: Outside, clock: Clock
+    known: str, seconds: float, reviver: Reviver, start: Start, outside: Outside, clock: Clock
 ) -> None:
     start("run", known)
     for _ in range(2):
         reviver.tick()
-        clock.seconds += UNBORN_SECONDS[known] + 0.1
+        clock.seconds += seconds + 0.1
+    reviver.tick()
+    assert state(outside) == "SCHEDULED"
+
+
+def test_a_run_may_wait_for_its_pod_as_long_as_the_settings_say(
+    reviver: Reviver, start: Start, outside: Outside, clock: Clock
+) -> None:
+    reviver.settings = reviver.settings.model_copy(update={"start_seconds": 300.0})
+    start("run", "PENDING")
+    reviver.tick()
+    clock.seconds += 299
+    reviver.tick()
+    assert state(outside) == "PENDING"
+    clock.seconds += 1
     reviver.tick()
     assert state(outside) == "SCHEDULED"
 
