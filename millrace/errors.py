@@ -125,6 +125,14 @@ class ServiceError(MillraceError):
     retryable = True
 
 
+class OverloadedError(ServiceError):
+    """More is asked than can be answered in time; `retry_after` is in seconds."""
+
+    def __init__(self, what: str, *, retry_after: float = 1.0, **told: Any) -> None:
+        self.retry_after = retry_after
+        super().__init__(what, **told)
+
+
 class PortTakenError(ServiceError):
     retryable = False
 

@@ -223,7 +223,7 @@ def _answers(settings: Settings, pipeline: Pipeline, number: str, asked: Sequenc
     target = Target(version.version, version.package_key, version.package_digest)
     loaded = load_version(target, ObjectStore.of(settings), pipeline)
     contract = RequestContract(loaded.predictor.spec)
-    return [_numbers(loaded.answer(contract.parse(body).batch).predictions) for body in asked]
+    return [_numbers(loaded.told(loaded.predictor.predict(contract.parse(body).batch)).predictions) for body in asked]
 
 
 def _numbers(predictions: Sequence[Mapping[str, Any]]) -> list[float]:

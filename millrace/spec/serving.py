@@ -38,6 +38,16 @@ class CustomerLimitSpec(Section):
         return Limit.of(self.rate, self.burst)
 
 
+class CacheSpec(Section):
+    """Answers that each replica remembers, for models whose answer depends on the features alone."""
+
+    max_mb: float = Field(default=32.0, gt=0, le=65_536, description="Megabytes a replica and version keeps at most.")
+    ttl_seconds: float = Field(default=3600.0, gt=0, description="Age at which an answer is forgotten.")
+    per_customer: bool = Field(
+        default=False, description="Whether customers share nothing: then none can tell from the time what others ask."
+    )
+
+
 class ServingSpec(Section):
     """How predictions are answered."""
 
@@ -53,4 +63,11 @@ class ServingSpec(Section):
     customer_limit: CustomerLimitSpec | None = Field(
         default=None, description="How often a customer without a limit of its own may ask; none: any time."
     )
+    latency_target_ms: float | None = Field(
+        default=None,
+        gt=0,
+        description="Milliseconds that 99 of 100 answers should take at most. Batches are as large as it allows, and "
+        "what cannot be answered in time is refused at once (503); none: nothing is refused for being late.",
+    )
+    cache: CacheSpec | None = Field(default=None, description="Which answers are remembered; none: no answers.")
     guard: GuardSpec = Field(default_factory=GuardSpec, description="When a new version is rolled back by itself.")

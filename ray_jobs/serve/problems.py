@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from millrace.errors import MillraceError, RequestError, TooManyRequestsError
+from millrace.errors import MillraceError, OverloadedError, RequestError, TooManyRequestsError
 from millrace.open_inference import with_error
 from ray_jobs.serve.asgi import Reply
 
@@ -40,7 +40,7 @@ def problem(error: Exception, request_id: str, *, by_open_inference: bool = Fals
 def _headers(error: Exception, status: int) -> Iterator[tuple[bytes, bytes]]:
     if status == HTTPStatus.UNAUTHORIZED:
         yield b"www-authenticate", b'Bearer realm="millrace"'
-    if isinstance(error, TooManyRequestsError):
+    if isinstance(error, TooManyRequestsError | OverloadedError):
         # Whole seconds, and never too few.
         yield b"retry-after", str(math.ceil(error.retry_after)).encode()
     if isinstance(error, MethodError) and error.allowed is not None:

@@ -10,24 +10,20 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from millrace import openapi
-from millrace.errors import DataError, FencedError, MillraceError, ServiceError
+from millrace.errors import DataError, FencedError, MillraceError, OverloadedError, ServiceError
 from millrace.inference_log import (
     answer_record,
-    answers_header,
-    answers_writer,
     compact,
     failure_record,
     failures_writer,
     outcome_record,
-    outcomes_header,
-    outcomes_writer,
 )
 from millrace.log_writer import LogWriter
 from millrace.open_inference import (
@@ -50,6 +46,7 @@ from ray_jobs.serve.asgi import Receive, Reply, Scope, Send, json_reply, lifespa
 from ray_jobs.serve.door import NOBODY, Door
 from ray_jobs.serve.metrics import Metrics
 from ray_jobs.serve.problems import MethodError, NoRouteError, problem
+from ray_jobs.serve.serving import Serving, serving_with_logs
 from ray_jobs.serve.versions import Answers, LoadedVersion, Target, load_version
 
 _log = logging.getLogger(__name__)
@@ -74,18 +71,9 @@ class _Route:
     """How a path is asked, and what answers it. A GET needs no key, unless it is for who runs the service."""
 
     method: str
-    handler: Callable[[bytes, _Asked], Reply]
+    handler: Callable[[bytes, _Asked], Awaitable[Reply]]
     is_prediction: bool = False
     is_for_operators: bool = False
-
-
-@dataclass(frozen=True)
-class _Serving:
-    """What a request needs, replaced as one: a request uses one version from its start to its log line."""
-
-    version: LoadedVersion
-    answers: LogWriter
-    outcomes: LogWriter
 
 
 class PredictionService:
@@ -117,7 +105,7 @@ class PredictionService:
         self._echo_request_id = echo_request_id
         self._loading = asyncio.Lock()
         self._prepared: LoadedVersion | None = None
-        self._serving: _Serving | None = None
+        self._serving: Serving | None = None
         self._newest_token = 0
         self._failures = failures_writer(log_folder, pipeline.spec.serving.log_rotate_seconds)
         self._routes = {
@@ -165,15 +153,15 @@ class PredictionService:
             if self._prepared is None or self._prepared.target != target:
                 return
             old, version = self._serving, self._prepared
-            new = await asyncio.to_thread(self._with_logs, version)
-            # Handlers take `_serving` once and do not wait between that and their log line, and they run on this
-            # loop: so no request sees half of the change, and none writes to a log that is closed below.
+            new = await asyncio.to_thread(serving_with_logs, version, self._folder, old)
             self._serving, self._prepared = new, None
             if self._door is not None:
                 spec = version.predictor.spec.serving
                 limit = None if spec.customer_limit is None else spec.customer_limit.limit
                 self._door.divide(limit, spec.replicas)
         if old is not None:
+            # When this returns, the old version has given its last answer, and nobody writes to what is closed.
+            await old.drained()
             await asyncio.to_thread(_close, {old.answers, old.outcomes} - {new.answers, new.outcomes})
 
     def close(self) -> None:
@@ -182,17 +170,6 @@ class PredictionService:
         if serving is not None:
             _close({serving.answers, serving.outcomes})
         self._failures.close()
-
-    def _with_logs(self, version: LoadedVersion) -> _Serving:
-        data, seconds = version.data, version.predictor.spec.serving.log_rotate_seconds
-        now = self._serving
-        answers = now.answers if now and now.answers.header == answers_header(data) else None
-        outcomes = now.outcomes if now and now.outcomes.header == outcomes_header(data) else None
-        return _Serving(
-            version,
-            answers or answers_writer(self._folder, data, seconds),
-            outcomes or outcomes_writer(self._folder, data, seconds),
-        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
@@ -210,7 +187,8 @@ class PredictionService:
                 return
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the caller gets a problem document
             reply = problem(error, asked.id, by_open_inference=path.startswith("/v2"))
-            if reply.status >= 500:
+            # An overload is no fault of the version, and is counted; a line each would make it worse.
+            if reply.status >= 500 and not isinstance(error, OverloadedError):
                 _log.error("request %s failed", asked.id, exc_info=error)
                 self._log_failure(asked.id, reply.status, error)
         await reply.send(send, *(((_REQUEST_ID, asked.id.encode()),) if self._echo_request_id else ()))
@@ -230,11 +208,15 @@ class PredictionService:
         if self._door is not None and route.is_for_operators:
             self._door.check_operator(asked.headers)
         if route.method == "GET":
-            return route.handler(b"", asked)
+            return await route.handler(b"", asked)
         if self._door is not None:
             asked.customer = self._door.check(asked.headers)
+        if route.is_prediction and self._serving is not None:
+            # Before its body is read and parsed: what is refused should cost the others as little as can be.
+            batcher = self._serving.version.batcher
+            batcher.require_time(asked.customer, batcher.deadline(asked.started))
         body = await read_body(scope, receive, self._max_body_bytes)
-        return None if body is None else route.handler(body, asked)
+        return None if body is None else await route.handler(body, asked)
 
     def _route(self, path: str) -> _Route:
         if (route := self._routes.get(path)) is not None:
@@ -248,28 +230,30 @@ class PredictionService:
         spec = self._serving.version.predictor.spec if self._serving else self.pipeline.spec
         return spec.serving.max_body_bytes
 
-    def _current(self) -> _Serving:
+    def _current(self) -> Serving:
         if self._serving is None:
             raise ServiceError("no version is loaded yet", next="wait until /ready answers 200, or deploy a version")
         return self._serving
 
-    def _serving_of(self, asked: _Asked) -> _Serving:
+    def _serving_of(self, asked: _Asked) -> Serving:
         """What answers this request, from here to its log line."""
         serving = self._current()
         asked.version = serving.version.target.version
         return serving
 
-    def _predict(self, body: bytes, asked: _Asked) -> Reply:
-        serving = self._serving_of(asked)
-        request = serving.version.contract.parse(body)
-        answers = self._answers(serving, request, asked)
+    async def _predict(self, body: bytes, asked: _Asked) -> Reply:
+        with self._serving_of(asked).used() as serving:
+            request = serving.version.contract.parse(body)
+            answers = await self._answers(serving, request, asked)
         document = {"request_id": asked.id, "version": asked.version, "predictions": answers.predictions}
         return json_reply(200, document)
 
-    def _answers(self, serving: _Serving, request: ParsedRequest, asked: _Asked) -> Answers:
+    async def _answers(self, serving: Serving, request: ParsedRequest, asked: _Asked) -> Answers:
         """The model's answers, which are in the log."""
         version = serving.version
-        answers = version.answer(request.batch)
+        batcher = version.batcher
+        timed = await batcher.answer(request.batch, customer=asked.customer, deadline=batcher.deadline(asked.started))
+        answers = version.told(timed.answers)
         # The line is with the kernel before the answer leaves: what was answered is in the log, come what may.
         serving.answers.append(
             answer_record(
@@ -286,14 +270,17 @@ class PredictionService:
         asked.num_rows = request.num_rows
         return answers
 
-    def _open_inference(self, route: Route, body: bytes, asked: _Asked) -> Reply:
+    async def _open_inference(self, route: Route, body: bytes, asked: _Asked) -> Reply:
         """What the Open Inference Protocol asks for."""
         match route.operation:
             case "server":
                 return json_reply(200, server_metadata())
             case "server_live":
                 return json_reply(200, server_live())
-        serving = self._serving_of(asked)
+        with self._serving_of(asked).used() as serving:
+            return await self._open_inference_of(serving, route, body, asked)
+
+    async def _open_inference_of(self, serving: Serving, route: Route, body: bytes, asked: _Asked) -> Reply:
         version = serving.version
         spec = version.predictor.spec
         require_served(route, spec.name, version.target.version)
@@ -306,7 +293,7 @@ class PredictionService:
                 return json_reply(200, model_ready(spec.name))
         header_length = next((value for name, value in asked.headers if name == HEADER_LENGTH), None)
         request = version.infer_contract.decode(body, header_length)
-        answers = self._answers(serving, request.rows, asked)
+        answers = await self._answers(serving, request.rows, asked)
         encoded = version.infer_answers.encode(
             request,
             version=version.target.version,
@@ -317,7 +304,7 @@ class PredictionService:
         (_, content_type), *headers = encoded.headers
         return Reply(200, encoded.body, content_type, tuple(headers))
 
-    def _openapi(self, body: bytes, asked: _Asked) -> Reply:
+    async def _openapi(self, body: bytes, asked: _Asked) -> Reply:
         version = self._current().version
         return json_reply(200, openapi.document(version.predictor.spec, version.target.version))
 
@@ -332,24 +319,24 @@ class PredictionService:
             # A full disk, most likely: the caller must get the answer that tells the first error.
             _log.exception("the failure of request %s is not in the log", request_id)
 
-    def _outcomes(self, body: bytes, asked: _Asked) -> Reply:
+    async def _outcomes(self, body: bytes, asked: _Asked) -> Reply:
         serving = self._current()
         outcomes = serving.version.contract.parse_outcomes(body)
         serving.outcomes.append(outcome_record(outcomes))
         return json_reply(202, {"request_id": asked.id, "accepted": len(outcomes.rows)})
 
-    def _health(self, body: bytes, asked: _Asked) -> Reply:
+    async def _health(self, body: bytes, asked: _Asked) -> Reply:
         return json_reply(200, {"status": "alive"})
 
-    def _ready(self, body: bytes, asked: _Asked) -> Reply:
+    async def _ready(self, body: bytes, asked: _Asked) -> Reply:
         return json_reply(200, {"status": "ready", "version": self._current().version.target.version})
 
-    def _metrics_text(self, body: bytes, asked: _Asked) -> Reply:
+    async def _metrics_text(self, body: bytes, asked: _Asked) -> Reply:
         if self._metrics is None:
             raise NoRouteError("this service keeps no metrics", next="give it a folder for them")
         return Reply(200, self._metrics.text(), metrics.CONTENT_TYPE)
 
-    def _describe(self, body: bytes, asked: _Asked) -> Reply:
+    async def _describe(self, body: bytes, asked: _Asked) -> Reply:
         version = self._current().version
         spec = version.predictor.spec
         document = {

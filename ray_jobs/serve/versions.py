@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from time import perf_counter
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +17,8 @@ from millrace.pipeline import Pipeline
 from millrace.requests import RequestContract
 from millrace.spec import DataSpec
 from millrace.storage import ObjectStore
+from ray_jobs.serve.batching import Batcher
+from ray_jobs.serve.cache import AnswerCache
 
 _WARM_ROWS = (1, 2, 16, 256)
 
@@ -58,23 +61,45 @@ class LoadedVersion:
     contract: RequestContract
     infer_contract: InferContract
     infer_answers: AnswerEncoder
+    batcher: Batcher
 
     @classmethod
     def of(cls, target: Target, predictor: Predictor) -> Self:
         spec = predictor.spec
-        return cls(target, predictor, RequestContract(spec), InferContract(spec), AnswerEncoder(spec))
+        latency, kept = spec.serving.latency_target_ms, spec.serving.cache
+        batcher = Batcher(
+            predictor.predict,
+            None if latency is None else latency / 1e3,
+            None if kept is None else AnswerCache(int(kept.max_mb * 1e6), kept.ttl_seconds, kept.per_customer),
+        )
+        return cls(target, predictor, RequestContract(spec), InferContract(spec), AnswerEncoder(spec), batcher)
 
     @property
     def data(self) -> DataSpec:
         return self.predictor.spec.data
 
-    def answer(self, batch: Mapping[str, NDArray[Any]]) -> Answers:
-        """The model's answers to an encoded batch.
+    def warm(self) -> None:
+        """Answer batches of several sizes, to be fast from the first request on, and to know what they cost.
 
         Raises:
             PackageError: the model answers with something that is no number.
         """
-        answers = self.predictor.predict(batch)
+        for rows in _WARM_ROWS:
+            batch: dict[str, NDArray[Any]] = {
+                "numeric": np.zeros((rows, len(self.data.numeric)), np.float32),
+                "categorical": np.zeros((rows, len(self.data.categorical)), np.int64),
+            }
+            self.told(self.predictor.predict(batch))
+            began = perf_counter()
+            self.predictor.predict(batch)
+            self.batcher.cost.observe(rows, perf_counter() - began)
+
+    def told(self, answers: NDArray[np.float32]) -> Answers:
+        """What callers and the log are told of the model's answers.
+
+        Raises:
+            PackageError: the model answers with something that is no number.
+        """
         if not np.isfinite(answers).all():
             raise PackageError(
                 f"version {self.target.version} answers with NaN or infinity", next="roll back to an older version"
@@ -119,9 +144,7 @@ def load_version(target: Target, store: ObjectStore, pipeline: Pipeline) -> Load
             next=f"correct {pipeline.folder}/model.py, or train again",
         ) from error
     loaded = LoadedVersion.of(target, predictor)
-    for num_rows in _WARM_ROWS:
-        shapes = (num_rows, len(loaded.data.numeric)), (num_rows, len(loaded.data.categorical))
-        loaded.answer({"numeric": np.zeros(shapes[0], np.float32), "categorical": np.zeros(shapes[1], np.int64)})
+    loaded.warm()
     return loaded
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from millrace import inference_log
 from millrace.errors import ArtifactError, DigestError, PackageError
-from millrace.package import Predictor
 from ray_jobs.serve.service import PredictionService
 from tests.unit.ray_jobs.serve.asking import Ask, asking
 
@@ -168,12 +167,13 @@ def test_a_failure_inside_shows_nothing_and_is_logged_with_its_request(
 ) -> None:
     run(service.load(world.publish("1")))
 
-    def predict(self: Predictor, batch: Any) -> Any:
+    def predict(batch: Any) -> Any:
         if isinstance(answers, Exception):
             raise answers
         return answers
 
-    monkeypatch.setattr(Predictor, "predict", predict)
+    assert service._serving is not None
+    monkeypatch.setattr(service._serving.version.batcher, "execute", predict)
     answer = ask("POST", "/predict", json={"rows": [ROW]}, headers={"x-request-id": "me.2"})
     assert answer.status_code == 500
     assert "secret" not in answer.text
@@ -196,7 +196,8 @@ def test_a_failure_that_cannot_be_logged_is_answered_all_the_same(
     service: PredictionService, ask: Ask, world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(service.load(world.publish("1")))
-    monkeypatch.setattr(Predictor, "predict", lambda *_: 1 / 0)
+    assert service._serving is not None
+    monkeypatch.setattr(service._serving.version.batcher, "execute", lambda _: 1 / 0)
     service._failures.close()
     assert ask("POST", "/predict", json={"rows": [ROW]}).status_code == 500
 
