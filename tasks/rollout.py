@@ -11,12 +11,13 @@ from millrace.errors import ApprovalError, ConflictError
 from millrace.gate import Evaluation
 from millrace.ledger import Entry
 from ray_jobs.cluster import connect
-from ray_jobs.serve.deploy import Deployed, deploy
+from ray_jobs.serve.deploy import Deployed, code_version, deploy
 from ray_jobs.serve.versions import Target
 from tasks import artifacts
 from tasks.approval import use_approval
 from tasks.champion import registered, serving
 from tasks.champion_pile import served_before
+from tasks.endpoint import description
 from tasks.registry import CHAMPION, Registry, Version
 from tasks.run import Run, step
 from tasks.run_kinds import PROMOTED
@@ -108,6 +109,21 @@ def serve_again(run: Run) -> Deployed | None:
             held.prove()
             Registry(held.settings).set_alias(champion, CHAMPION)
         return deployed
+
+
+def is_as_recorded(run: Run) -> bool:
+    """Whether the endpoint answers with the version that the ledger says serves, by the code of now, and it is the
+    champion in the registry too. Joining the cluster only to find that out takes a second; this takes none."""
+    entry = run.ledger.serving(run.pipeline.name)
+    if entry is None:
+        return False
+    found = description(run.settings, run.pipeline.name)
+    return (
+        found is not None
+        and (found["version"], found["package_digest"]) == (entry.subject, entry.detail["package"])
+        and found["code"] == code_version(run.pipeline, run.settings)
+        and CHAMPION in registered(run, entry).aliases
+    )
 
 
 @step

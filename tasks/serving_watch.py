@@ -13,6 +13,7 @@ from millrace.faults import fault_point
 from millrace.ledger import Entry, Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings
+from tasks import endpoint
 from tasks.prefect_api import submit
 
 RESTORE = "restore/restore"
@@ -61,10 +62,8 @@ class ServingWatch:
         return self._endpoint_agrees(entry) and self._alias_agrees(entry)
 
     def _endpoint_agrees(self, entry: Entry) -> bool:
-        try:
-            with fault_point("endpoint.describe"):
-                answer = httpx.get(f"{self.settings.serve_url}/v1/{entry.pipeline}/", timeout=_TIMEOUT_SECONDS)
-        except httpx.HTTPError:
+        answer = endpoint.ask(self.settings, entry.pipeline)
+        if answer is None:
             return True
         if answer.status_code == httpx.codes.NOT_FOUND:
             return False
