@@ -63,6 +63,7 @@ class Autoscaler:
         self._warm_up = WarmUp()
         self._service: Service | None = None
         self._watch = _Watch()
+        self._running, self._running_since = 0, -math.inf
 
     def decide(
         self,
@@ -83,6 +84,8 @@ class Autoscaler:
             wanted: what was decided last.
         """
         self._warm_up.observe(now, running, wanted)
+        if running != self._running:
+            self._running, self._running_since = running, now
         self._demand.observe(readings)
         need = self._need(now, running, most)
         enough = self._watch.most_needed(now, self._cool_down, wanted if need is None else need.down)
@@ -116,8 +119,10 @@ class Autoscaler:
             f"{rate:.1f} requests/s expected in {horizon:.0f} s, {1000 * self._service.mean_seconds:.2g} ms each, "
             f"{backlog:.0f} behind: {up} needed"
         )
-        if len(history.arrivals) >= _SATURATED_SECONDS and history.utilisation(_SATURATED_SECONDS) >= _SATURATED:
-            # The counters show what was let in, not what waits outside. Doubling finds the true need in a few steps.
+        saturated = len(history.arrivals) >= _SATURATED_SECONDS and history.utilisation(_SATURATED_SECONDS) >= _SATURATED
+        if saturated and not 0 <= now - self._running_since < warm_up:
+            # The counters show what was let in, not what waits outside. Doubling finds the true need in a few steps;
+            # replicas that came up just now get time to work off what had waited.
             up, down = max(up, 2 * running), max(down, 2 * running)
             told = f"the {running} that run are used up; {told}"
         return _Need(up, down, told)
