@@ -1,7 +1,7 @@
-"""`make bench-autoscaling`: our policy beside Ray Serve's, a fixed number and an oracle, on recorded and drawn-up load.
+"""`make bench-autoscaling`: our policy beside Ray Serve's, a fixed number and an oracle, on recorded and other load.
 
-Every policy gets the same arrivals and the same service times, and replicas that come up as slowly. A replica costs from
-the decision to start it until it has answered its last request.
+Every policy gets the same arrivals and the same service times, and replicas that come up as slowly. A replica costs
+from the decision to start it until it has answered its last request.
 """
 
 from __future__ import annotations

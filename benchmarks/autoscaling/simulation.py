@@ -38,6 +38,10 @@ class Replica:
     # Let in, answered, and the seconds of these and their squares, as far as readings have come.
     _counted: list[float] = field(default_factory=lambda: [0, 0, 0.0, 0.0])
 
+    @property
+    def _warm_up(self) -> float:
+        return self.ready - self.started
+
     def connections(self, now: float) -> int:
         """Requests that wait or are answered at `now`, which never goes back."""
         done = self.done
@@ -63,7 +67,8 @@ class Replica:
             counted[1] += 1
             counted[2] += seconds
             counted[3] += seconds**2
-        return Reading(now, *counted, in_flight=counted[0] - counted[1], warm_up_seconds=self.ready - self.started)
+        let_in, done, busy, squares = counted
+        return Reading(now, let_in, done, busy, squares, in_flight=let_in - done, warm_up_seconds=self._warm_up)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def flights() -> Floats:
     table = pd.read_csv(Path(found.origin).parent / "data" / "flights.csv.zip", usecols=["month", "dep_time"])
     left = table.loc[table["month"] == _MONTH, "dep_time"].dropna().to_numpy(np.int64)
     minutes = (left // 100 * 60 + left % 100) % 1440
-    return 4.0 * np.bincount(minutes, minlength=1440)
+    return 4.0 * np.bincount(minutes, minlength=1440).astype(np.float64)
 
 
 TRACES: dict[str, Callable[[], Floats]] = {

@@ -119,8 +119,8 @@ class Autoscaler:
             f"{rate:.1f} requests/s expected in {horizon:.0f} s, {1000 * self._service.mean_seconds:.2g} ms each, "
             f"{backlog:.0f} behind: {up} needed"
         )
-        saturated = len(history.arrivals) >= _SATURATED_SECONDS and history.utilisation(_SATURATED_SECONDS) >= _SATURATED
-        if saturated and not 0 <= now - self._running_since < warm_up:
+        settled = not 0 <= now - self._running_since < warm_up
+        if settled and history.utilisation(_SATURATED_SECONDS) >= _SATURATED:
             # The counters show what was let in, not what waits outside. Doubling finds the true need in a few steps;
             # replicas that came up just now get time to work off what had waited.
             up, down = max(up, 2 * running), max(down, 2 * running)

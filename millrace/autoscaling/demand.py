@@ -53,9 +53,8 @@ class History:
         return Service(mean, max(0.0, squares / mean**2 - 1.0))
 
     def utilisation(self, seconds: int) -> float:
-        """Share of the replicas' last `seconds` that was spent on requests."""
-        busy = self.busy_seconds[-seconds:]
-        return float(busy.sum()) / max(1, len(busy) * self.replicas)
+        """Share of the replicas' last `seconds` that was spent on requests; what is not known counts as idle."""
+        return float(self.busy_seconds[-seconds:].sum()) / max(1, seconds * self.replicas)
 
 
 @dataclass
