@@ -11,6 +11,9 @@ from benchmarks.autoscaling.simulation import SEATS, Replica, View, simulate
 from benchmarks.autoscaling.traces import TRACES, arrivals
 from millrace.autoscaling import Service
 
+# What Ray's own modules warn of while they are imported.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
 
 def test_a_replica_answers_one_after_the_other() -> None:
     replica = Replica("r", 0.0, 0.0)
