@@ -25,6 +25,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from millrace.autoscaling import Autoscaler, Reading
@@ -111,27 +112,43 @@ def new_readings(series: Mapping[str, Sequence[Any]], after: float) -> list[Read
     return [reading for reading in readings if reading is not None]
 
 
-def policy_arguments(spec: ServingSpec) -> dict[str, float | None] | None:
-    """What the policy of a pipeline is built with, as JSON; None where the number of replicas is fixed."""
-    if spec.autoscaling is None:
-        return None
-    target = None if spec.latency_target_ms is None else spec.latency_target_ms / 1000
-    return {"latency_target_seconds": target, "cool_down_seconds": spec.autoscaling.cool_down_seconds}
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What a deployment's autoscaling is set to; `arguments`, as JSON, are those that the policy is built with."""
+
+    min_replicas: int
+    max_replicas: int
+    arguments: Mapping[str, float | None]
+
+    @classmethod
+    def of(cls, spec: ServingSpec) -> Scaling | None:
+        """As the spec wants it; None where the number of replicas is fixed."""
+        if (wanted := spec.autoscaling) is None:
+            return None
+        target = None if spec.latency_target_ms is None else spec.latency_target_ms / 1000
+        arguments = {"latency_target_seconds": target, "cool_down_seconds": wanted.cool_down_seconds}
+        return cls(wanted.min_replicas, wanted.max_replicas, arguments)
+
+    @classmethod
+    def of_deployment(cls, config: Mapping[str, Any]) -> Scaling | None:
+        """As Serve's details of a deployment have it; None where the number of replicas is fixed."""
+        if (known := config.get("autoscaling_config")) is None:
+            return None
+        return cls(known["min_replicas"], known["max_replicas"], known["policy"]["policy_kwargs"])
 
 
 def autoscaling_config(spec: ServingSpec) -> AutoscalingConfig | None:
     """Serve's configuration for a pipeline; None where the number of replicas is fixed."""
-    arguments = policy_arguments(spec)
-    if spec.autoscaling is None or arguments is None:
+    if (scaling := Scaling.of(spec)) is None:
         return None
     from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*metrics_interval_s.*", category=DeprecationWarning)
-        policy: Any = AutoscalingPolicy(policy_function=_POLICY, policy_kwargs=arguments)  # type: ignore[no-untyped-call]
+        policy: Any = AutoscalingPolicy(policy_function=_POLICY, policy_kwargs=scaling.arguments)  # type: ignore[no-untyped-call]
         return AutoscalingConfig(
-            min_replicas=spec.autoscaling.min_replicas,
-            max_replicas=spec.autoscaling.max_replicas,
+            min_replicas=scaling.min_replicas,
+            max_replicas=scaling.max_replicas,
             metrics_interval_s=REPORT_SECONDS,
             look_back_period_s=LOOK_BACK_SECONDS,
             upscale_delay_s=0.0,

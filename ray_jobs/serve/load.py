@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
+from types import coroutine
+from typing import Any
 
 from millrace.autoscaling.readings import Reading
+from ray_jobs.serve.asgi import Receive, Scope, Send
 
 
 @dataclass
 class ServiceLoad:
     """Counters of one replica since it started, which `millrace.autoscaling.Reading` explains.
 
-    The service calls `arrived` when a request comes in and `left` when it is done with, answered, refused or gone,
-    exactly once each; and runs what works on requests inside `work`. Any thread may.
+    `Counted` counts requests and what the loop's thread does for each. Whatever works on requests elsewhere, in another
+    task or thread, does so inside `work`. Any thread may call.
     """
 
     clock: Callable[[], float] = time.perf_counter
@@ -49,10 +53,13 @@ class ServiceLoad:
         try:
             yield
         finally:
-            seconds = self.clock() - started
-            with self._lock:
-                self._busy += seconds
-                self._squares += seconds**2 / max(1, requests)
+            self.worked(self.clock() - started, requests)
+
+    def worked(self, seconds: float, requests: int = 1) -> None:
+        """So long was worked on `requests`."""
+        with self._lock:
+            self._busy += seconds
+            self._squares += seconds**2 / max(1, requests)
 
     def warmed(self) -> None:
         """The first version is loaded; later calls change nothing."""
@@ -73,3 +80,49 @@ class ServiceLoad:
                 warm_up_seconds=self._warm_up,
             )
         return reading.as_metrics()
+
+
+@dataclass(frozen=True)
+class Counted:
+    """An ASGI application whose requests and their work are counted.
+
+    A request's work is the time in which its coroutine runs. While it waits (for its body, for a batch) the loop is
+    free for others, and that counts for nobody.
+    """
+
+    app: Callable[[Scope, Receive, Send], Awaitable[None]]
+    load: ServiceLoad
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One ASGI connection."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        self.load.arrived()
+        try:
+            await _timed(self.app(scope, receive, send), self.load)
+        finally:
+            self.load.left()
+
+
+@coroutine
+def _timed(awaited: Awaitable[None], load: ServiceLoad) -> Generator[Any, Any, None]:
+    """Await it; its steps, without what is between them, are work on one request."""
+    steps: Any = awaited.__await__()
+    step: Callable[[], Any] = partial(steps.send, None)
+    seconds = 0.0
+    try:
+        while True:
+            began = load.clock()
+            try:
+                waits_for = step()
+            except StopIteration:
+                return
+            finally:
+                seconds += load.clock() - began
+            try:
+                step = partial(steps.send, (yield waits_for))
+            except BaseException as error:  # noqa: BLE001 - a cancellation too is for what is awaited
+                step = partial(steps.throw, error)
+    finally:
+        load.worked(seconds)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 
 from millrace.autoscaling.readings import KEYS
 from millrace.spec import AutoscalingSpec, ServingSpec
-from ray_jobs.serve.autoscaling import ReplicasPolicy, autoscaling_config, new_readings, policy_arguments
+from ray_jobs.serve.autoscaling import ReplicasPolicy, Scaling, autoscaling_config, new_readings
 
 START = 1_700_000_000.0
 SPEC = ServingSpec(
@@ -21,13 +19,8 @@ SPEC = ServingSpec(
 )
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        # Ray's own, while it is imported and while it copies a configuration.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
+# What Ray's own modules warn of while they are imported, and while they copy a configuration.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
 def identity(name: str) -> Any:
@@ -118,16 +111,20 @@ def test_the_configuration_outlives_the_way_to_the_controller() -> None:
     assert got == sent
     assert got.autoscaling_config is not None
     assert got.autoscaling_config.metrics_interval_s == 1.0
-    assert got.autoscaling_config.policy.policy_kwargs == policy_arguments(SPEC)
+    # As a deploy reads it back from Serve's details, to see whether something is to change.
+    assert Scaling.of_deployment({"autoscaling_config": got.autoscaling_config.model_dump()}) == Scaling.of(SPEC)
+
+
+def test_another_target_is_another_configuration() -> None:
+    slower = SPEC.model_copy(update={"latency_target_ms": None})
+    assert Scaling.of(slower) == Scaling(1, 3, {"latency_target_seconds": None, "cool_down_seconds": 30.0})
+    assert Scaling.of(slower) != Scaling.of(SPEC)
 
 
 def test_a_fixed_number_has_no_policy() -> None:
     assert autoscaling_config(ServingSpec()) is None
-    assert policy_arguments(ServingSpec(latency_target_ms=5.0)) is None
-    assert policy_arguments(SPEC.model_copy(update={"latency_target_ms": None})) == {
-        "latency_target_seconds": None,
-        "cool_down_seconds": 30.0,
-    }
+    assert Scaling.of(ServingSpec(latency_target_ms=5.0)) is None
+    assert Scaling.of_deployment({"num_replicas": 2}) is None
 
 
 def context(**changes: Any) -> Any:
