@@ -36,8 +36,13 @@ class Patient:
         request = await _whole(receive)
         for pause in _PAUSES:
             attempt = _Attempt(send)
-            # An app may write into its scope.
-            await self.app(dict(scope), _replayed(request, receive), attempt.send)
+            try:
+                # An app may write into its scope.
+                await self.app(dict(scope), _replayed(request, receive), attempt.send)
+            except Exception:
+                # Starlette raises on what it has answered with 503, for the server's log.
+                if not attempt.is_busy:
+                    raise
             if not attempt.is_busy:
                 return
             await asyncio.sleep(pause)

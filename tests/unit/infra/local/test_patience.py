@@ -33,6 +33,8 @@ class Busy:
         await send({"type": "http.response.start", "status": status, "headers": []})
         await send({"type": "http.response.body", "body": body[:2], "more_body": True})
         await send({"type": "http.response.body", "body": body[2:]})
+        if status == 503:
+            raise ConnectionError("the database is locked")  # as Starlette does, once it has answered
 
 
 def post(app: Any, content: Any) -> httpx.Response:
@@ -68,8 +70,26 @@ def test_a_body_in_parts_is_sent_again_whole() -> None:
 
 def test_one_that_stays_busy_says_so() -> None:
     app = Busy(100)
-    assert post(Patient(app), b"x").status_code == 503
+    transport = httpx.ASGITransport(Patient(app), raise_app_exceptions=False)
+
+    async def call() -> httpx.Response:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get("/")
+
+    assert asyncio.run(call()).status_code == 503
     assert len(app.bodies) == 4
+
+
+def test_an_error_that_is_not_the_database_s_is_no_reason_to_ask_again() -> None:
+    calls = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        calls.append(scope)
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        post(Patient(app), b"x")
+    assert len(calls) == 1
 
 
 def test_other_connections_go_through() -> None:
