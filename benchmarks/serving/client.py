@@ -153,6 +153,7 @@ class Load:
         seconds = loop.time() - start
         while self.on_their_way:
             await asyncio.sleep(0.01)
+        await self._close()
         return self._figures(seconds)
 
     async def run_closed(self) -> dict[str, Any]:
@@ -163,7 +164,9 @@ class Load:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self.plan["connections"]):
                 tasks.create_task(self._ask_until(end, bodies))
-        return self._figures(loop.time() - start)
+        seconds = loop.time() - start
+        await self._close()
+        return self._figures(seconds)
 
     async def _ask_until(self, end: float, bodies: Iterator[bytes]) -> None:
         loop = asyncio.get_running_loop()
@@ -204,6 +207,12 @@ class Load:
             return
         self.connections += 1
         connection.ask(request, done)
+
+    async def _close(self) -> None:
+        """Nothing is on its way any more, so all connections are idle."""
+        for connection in self._idle:
+            connection.close()
+        await asyncio.sleep(0)
 
     def _bodies(self) -> Iterator[bytes]:
         template = Template(self.plan["head"].encode(), self.plan["tail"].encode())

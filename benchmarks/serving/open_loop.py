@@ -29,4 +29,4 @@ def measure(options: Options, tell: Tell) -> dict[str, Any]:
         plan = open_loop_plan(options.rate, options.open_loop_seconds, seed=_SEED + 1)
         with start_client(server.target, plan) as client:
             found = client.result()
-    return {"open_loop": {"rate": options.rate, "arrivals": plan["arrivals"], **found}}
+    return {"open_loop": {"rate": options.rate, **found, "seconds": options.open_loop_seconds}}
