@@ -7,6 +7,7 @@ start is in no figure alone; the order is turned round in every other round, so 
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import psutil
 
 from benchmarks.parts import Tell
 from benchmarks.serving.figures import shares, spread
@@ -32,9 +35,15 @@ CONNECTIONS = (1, 16, 64)
 
 _WARM_SECONDS = 1.0
 _WARM_CONNECTIONS = 16
+#: A server that has just started is still at work, most of all one that brings a stack. It is loaded once the machine
+#: uses less than this of its cores, or after so many looks of a second.
+_CALM_SHARE = 0.1
+_CALM_LOOKS = 15
 
 #: Of each server and number of connections, one measurement a round.
 Measured = dict[str, dict[int, list[Closed]]]
+#: Of each server, the cores that were busy before its load, one figure a round.
+Idle = dict[str, list[float]]
 Start = Callable[[], AbstractContextManager[Target]]
 
 
@@ -47,8 +56,9 @@ def measure(options: Options, tell: Tell) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
         starts = _starts(make_fixture(Path(folder)))
-        measured, missing = _rounds(starts, options, tell)
-    return {**summary(measured), "peers_missing": missing, "rounds": options.rounds, "load_client": client_name()}
+        measured, idle, missing = _rounds(starts, options, tell)
+    about = {"peers_missing": missing, "rounds": options.rounds, "load_client": client_name()}
+    return {**summary(measured), "idle_cores": {name: spread(cores) for name, cores in idle.items()}, **about}
 
 
 def _starts(fixture: Fixture) -> dict[str, Start]:
@@ -63,8 +73,9 @@ def _millrace(fixture: Fixture) -> Iterator[Target]:
         yield server.target
 
 
-def _rounds(starts: dict[str, Start], options: Options, tell: Tell) -> tuple[Measured, dict[str, str]]:
+def _rounds(starts: dict[str, Start], options: Options, tell: Tell) -> tuple[Measured, Idle, dict[str, str]]:
     measured: Measured = defaultdict(lambda: defaultdict(list))
+    idle: Idle = defaultdict(list)
     missing: dict[str, str] = {}
     for number in range(options.rounds):
         names = [name for name in starts if name not in missing]
@@ -72,6 +83,7 @@ def _rounds(starts: dict[str, Start], options: Options, tell: Tell) -> tuple[Mea
             try:
                 with starts[name]() as target:
                     target.check()
+                    cores = _settle()
                     closed_loop(target, _WARM_CONNECTIONS, _WARM_SECONDS)
                     found = {count: closed_loop(target, count, options.seconds) for count in CONNECTIONS}
             except PeerError as error:
@@ -79,13 +91,25 @@ def _rounds(starts: dict[str, Start], options: Options, tell: Tell) -> tuple[Mea
                     raise
                 missing[name] = str(error)
                 measured.pop(name, None)
+                idle.pop(name, None)
                 tell(f"round {number + 1}, {name}: not measured: {error}")
                 continue
+            idle[name].append(cores)
             for count, closed in found.items():
                 measured[name][count].append(closed)
             rates = ", ".join(f"{closed.requests_per_second:,.0f}" for closed in found.values())
             tell(f"round {number + 1}, {name}: {rates} requests/s; p50 alone {found[1].p50_ms:.2f} ms")
-    return measured, missing
+    return measured, idle, missing
+
+
+def _settle() -> float:
+    """Wait until the machine is calm; the cores that are busy then, by whatever runs on it."""
+    share = 1.0
+    for _ in range(_CALM_LOOKS):
+        share = psutil.cpu_percent(interval=1.0) / 100
+        if share < _CALM_SHARE:
+            break
+    return share * (os.cpu_count() or 1)
 
 
 def summary(measured: Measured) -> dict[str, Any]:
