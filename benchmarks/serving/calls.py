@@ -109,6 +109,8 @@ def start_client(target: Target, plan: Mapping[str, Any]) -> Iterator[Client]:
             process.kill()
             process.wait()
         listener.join()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def open_loop_plan(rate: float, seconds: float, *, seed: int, arrivals: str = "poisson") -> dict[str, Any]:

@@ -27,7 +27,8 @@ _TIMEOUT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """One measurement. `failed` counts broken connections, time-outs and answers that are no success."""
+    """One measurement. `failed` counts broken connections, time-outs and answers that are no success; none is in the
+    rate."""
 
     requests_per_second: float
     p50_ms: float
@@ -47,7 +48,8 @@ def closed_loop(target: Target, connections: int, seconds: float) -> Closed:
         RuntimeError: the client fails.
     """
     found = _wrk(target, connections, seconds) if shutil.which("wrk") else _own(target, connections, seconds)
-    return Closed(found["requests"] / found["seconds"], found["p50_ms"], found["p99_ms"], found["failed"])
+    answered = max(found["requests"] - found["failed"], 0)
+    return Closed(answered / found["seconds"], found["p50_ms"], found["p99_ms"], found["failed"])
 
 
 def parse_wrk(output: str) -> dict[str, Any]:

@@ -123,8 +123,9 @@ def _driver(fixture: Fixture) -> Iterator[Driver]:
         try:
             yield Driver(process)
         finally:
-            assert process.stdin is not None
-            process.stdin.close()
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                pipe.close()
             try:
                 process.wait(_STOP_SECONDS)
             except subprocess.TimeoutExpired:

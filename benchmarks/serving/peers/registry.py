@@ -47,7 +47,7 @@ class Peer:
     python: Callable[[str], Path] = peer_python
 
 
-def _running(_: str) -> Path:
+def running_python(_: str) -> Path:
     """This project's own environment: it has the very Ray that Millrace serves with."""
     return Path(sys.executable)
 
@@ -81,7 +81,9 @@ def _ray(place: Place) -> list[str]:
 #: The unit of all shares.
 FASTAPI = Peer("fastapi", lambda place: place.module(f"{_SERVERS}.fastapi_app", place.port))
 #: What Millrace's own share is taken of.
-BARE_RAY = Peer("ray_haproxy", _ray, python=_running, environment=lambda place: settings.ray_haproxy(place.scratch))
+BARE_RAY = Peer(
+    "ray_haproxy", _ray, python=running_python, environment=lambda place: settings.ray_haproxy(place.scratch)
+)
 
 #: Frameworks that one would serve with instead; Millrace should be ahead of each.
 SERVERS = (
@@ -98,7 +100,7 @@ SERVERS = (
 )
 
 PEERS: tuple[Peer, ...] = (
-    Peer("ray_default", _ray, python=_running, environment=lambda place: settings.ray_default(place.scratch)),
+    Peer("ray_default", _ray, python=running_python, environment=lambda place: settings.ray_default(place.scratch)),
     *SERVERS,
     Peer(
         "triton",
