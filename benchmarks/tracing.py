@@ -29,6 +29,7 @@ from millrace.package import LabelScale, Predictor, publish_package
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.spec import NumericFeature
 from millrace.storage import ObjectStore
+from millrace.traces.recorder import Recorder
 from ray_jobs.serve.service import PredictionService
 from ray_jobs.serve.tracing import Traces
 from ray_jobs.serve.versions import Target
@@ -89,7 +90,7 @@ async def _measure(
                 name: _Round(service, body, requests, number, traces.get(name)) for name, service in services.items()
             }
             figures[f"{number} callers"] = {name: await _compare(rounds, name, pairs) for name in traces}
-        figures["parquet_us"] = _parquet(traces["with"], pairs * requests * len(callers))
+        figures["parquet_us"] = await _parquet(rounds["with"], traces["with"].recorder)
         figures["coverage"] = await _coverage(services["with"], body)
     finally:
         for service in services.values():
@@ -154,11 +155,14 @@ class _Round:
             await self._service(scope, receive, send)
 
 
-def _parquet(traces: Traces, number: int) -> float:
-    """Microseconds a request that the making of Parquet takes, once for all that is there."""
+async def _parquet(played: _Round, recorder: Recorder, rounds: int = 20) -> float:
+    """Microseconds of processor time a request that the making of Parquet takes, for a segment of some thousand."""
+    recorder.rotate()
+    for _ in range(rounds):
+        await played.play()
     began = time.process_time()
-    traces.recorder.rotate()
-    return (time.process_time() - began) / number * 1e6
+    recorder.rotate()
+    return (time.process_time() - began) / (rounds * played.requests) * 1e6
 
 
 async def _coverage(service: PredictionService, body: bytes, requests: int = 500) -> dict[str, float]:

@@ -6,109 +6,112 @@ new trace, as the recommendation demands. Whether the caller records its trace c
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from millrace.ids import Ids
 
 TRACEPARENT = b"traceparent"
 TRACESTATE = b"tracestate"
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-#: Bit 0: recorded. Bit 1 (level 2): the trace's id is random; who continues the trace hands it on.
-_SAMPLED, _RANDOM = 0x01, 0x02
-
 _LENGTH = 55
-_PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
-_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
+_TRACE_ID, _SPAN_ID = slice(3, 35), slice(36, 52)
+_DIGITS, _DASH = b"0123456789abcdef", ord("-")
+_NO_TRACE, _NO_SPAN = b"0" * 32, b"0" * 16
+#: Flags of which bit 1 (level 2: the trace's id is random) is set: who continues the trace hands it on.
+_RANDOM = frozenset(b"2367abef")
 
 _MOST_MEMBERS, _MOST_CHARS, _LONG_MEMBER = 32, 512, 128
 _KEY = r"[a-z0-9][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13}"
 _VALUE = r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
 _MEMBER = re.compile(rf"[ \t]*(?:(?:{_KEY})=(?:{_VALUE}))?[ \t]*")
 
-_REFILL = 256
 
-#: Random digits that were not given out yet: for a trace (32) and a span (16). Asking the system for each costs more
-#: than everything else about a trace; and unlike a generator that is seeded once, these cannot come twice: a forked
-#: process drops them.
-_digits: list[str] = []
-os.register_at_fork(after_in_child=_digits.clear)
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class TraceContext:
-    """One span's place: its trace (32 hexadecimal digits), itself (16), its parent (16, or None) and the state."""
+    """One span's place in its trace.
 
-    trace_id: str
-    span_id: str
-    parent_id: str | None = None
-    flags: int = _SAMPLED
-    state: str = ""
+    `traceparent` names it: the trace and the span itself. `parent` is the header that its caller sent, if it did and
+    the header is valid; `sent`, all its headers, hold the trace's state then.
+    """
 
-    def traceparent(self) -> bytes:
-        """What names this span to another party."""
-        return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}".encode()
+    traceparent: bytes
+    parent: bytes | None = None
+    sent: Headers = ()
+
+    @property
+    def trace_id(self) -> str:
+        """32 hexadecimal digits."""
+        return self.traceparent[_TRACE_ID].decode()
+
+    @property
+    def span_id(self) -> str:
+        """16 hexadecimal digits."""
+        return span_id_of(self.traceparent)
+
+    @property
+    def parent_id(self) -> str | None:
+        """The caller's span, 16 hexadecimal digits."""
+        return None if self.parent is None else span_id_of(self.parent)
+
+    @property
+    def state(self) -> str:
+        """What `tracestate` is handed on as."""
+        states = [] if self.parent is None else [value for name, value in self.sent if name == TRACESTATE]
+        return parse_tracestate(states) if states else ""
 
     def headers(self) -> dict[str, str]:
         """What a request that this span sends to another service carries."""
-        headers = {"traceparent": self.traceparent().decode()}
-        return headers | {"tracestate": self.state} if self.state else headers
+        headers = {"traceparent": self.traceparent.decode()}
+        return headers | {"tracestate": state} if (state := self.state) else headers
 
     def child(self) -> TraceContext:
         """A span below this one."""
-        return TraceContext(self.trace_id, new_span_id(), self.span_id, self.flags, self.state)
+        return TraceContext(continued(self.traceparent), self.traceparent, self.sent)
 
 
-def new_span_id() -> str:
-    """16 random hexadecimal digits that no process has been given before."""
-    return _random_digits()[:16]
+_NEW: Ids[bytes] = Ids(48, lambda digits: f"00-{digits[:32]}-{digits[32:]}-01".encode())
+
+#: What names a span that begins a trace.
+new_traceparent = _NEW.new
 
 
-def _random_digits() -> str:
-    while True:
-        try:
-            return _digits.pop()
-        except IndexError:
-            text = os.urandom(24 * _REFILL).hex()
-            _digits.extend(text[start : start + 48] for start in range(0, len(text), 48))
+def continued(parent: bytes) -> bytes:
+    """What names a new span below the one that `parent`, which is valid, names."""
+    flags = b"03" if parent[_LENGTH - 1] in _RANDOM else b"01"
+    return b"00" + parent[2:36] + new_traceparent()[36:53] + flags
 
 
 def context_of(headers: Headers) -> TraceContext:
     """The context of a request with these headers, whose names are in lower case. It never fails."""
-    parent: bytes | None = None
-    for name, value in headers:
-        if name == TRACEPARENT:
-            # Two of them are as good as none.
-            parent = value if parent is None else b""
-    digits = _random_digits()
-    if parent is None or (found := parse_traceparent(parent)) is None:
-        return TraceContext(digits[:32], digits[32:])
-    trace_id, parent_id, flags = found
-    states = [value for name, value in headers if name == TRACESTATE]
-    state = parse_tracestate(states) if states else ""
-    return TraceContext(trace_id, digits[32:], parent_id, flags & _RANDOM | _SAMPLED, state)
+    parents = [value for name, value in headers if name == TRACEPARENT]
+    # Two of them are as good as none.
+    parent = parse_traceparent(parents[0]) if len(parents) == 1 else None
+    return TraceContext(new_traceparent() if parent is None else continued(parent), parent, headers)
 
 
-def parse_traceparent(value: bytes) -> tuple[str, str, int] | None:
-    """The ids of the trace and of the caller's span, and the flags; None where the header is to be ignored.
+def parse_traceparent(value: bytes) -> bytes | None:
+    """The header as version 00 has it, 55 characters; None where it is to be ignored.
 
     A later version is read as far as version 00 goes, as the recommendation demands.
     """
-    text = value.decode("latin-1").strip(" \t")
-    match = _PARENT.match(text)
-    if match is None:
+    if len(value) != _LENGTH:
+        value = value.strip(b" \t")
+        if len(value) > _LENGTH and (value[:2] == b"00" or value[_LENGTH] != _DASH):
+            return None
+        value = value[:_LENGTH]
+    # Without its hexadecimal digits nothing but the three dashes is left, and they are in their places.
+    if value.translate(None, _DIGITS) != b"---" or len(value) < _LENGTH:
         return None
-    version, trace_id, parent_id, flags = match.groups()
-    if version == "ff" or trace_id == _NO_TRACE or parent_id == _NO_SPAN:
+    if not value[2] == value[35] == value[52] == _DASH or value[:2] == b"ff":
         return None
-    if len(text) > _LENGTH and (version == "00" or text[_LENGTH] != "-"):
-        return None
-    return trace_id, parent_id, int(flags, 16)
+    return None if value[_TRACE_ID] == _NO_TRACE or value[_SPAN_ID] == _NO_SPAN else value
 
 
-def parse_tracestate(values: list[bytes]) -> str:
+def parse_tracestate(values: Sequence[bytes]) -> str:
     """The state that the headers, in their order, hold; empty where a member is broken or there are too many.
 
     Up to 512 characters it is handed on as it came. Of a longer one the members of more than 128 characters go first,
@@ -126,3 +129,15 @@ def parse_tracestate(values: list[bytes]) -> str:
     while len(",".join(filled)) > _MOST_CHARS:
         filled.pop()
     return ",".join(filled)
+
+
+def span_id_of(traceparent: bytes) -> str:
+    """The id of the span that this names."""
+    return traceparent[_SPAN_ID].decode()
+
+
+def ids_of(traceparents: Sequence[bytes]) -> tuple[list[str], list[str]]:
+    """The ids of the traces and of the spans that these name."""
+    text = b"".join(traceparents).decode()
+    starts = range(0, len(text), _LENGTH)
+    return [text[at + 3 : at + 35] for at in starts], [text[at + 36 : at + 52] for at in starts]

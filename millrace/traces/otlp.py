@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from millrace.traces.context import Headers, TraceContext, span_id_of
 from millrace.traces.records import STAGES, Block
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def spans_of(block: Block) -> bytes:
 
 
 _ABOUT = ("version", "customer", "status", "rows", "batch_rows", "cached_rows")
-_OWN = ("request_id", "parent_id", "state")
+_OWN = ("request_id", "traceparent", "parent", "headers")
 
 
 @lru_cache(maxsize=4096)
@@ -103,16 +104,16 @@ def _about(version: str, customer: str, status: int, rows: int, batch_rows: int,
     return bytes(Span(attributes=_attributes(attributes), status=state).SerializeToString())
 
 
-def _own(request_id: str, parent_id: str | None, state: str) -> bytes:
+def _own(request_id: str, traceparent: bytes, parent: bytes | None, headers: Headers) -> bytes:
     """What each request has alone, and of no fixed width."""
     text = request_id.encode()
     found = _before_request_id(len(text)) + text
-    if parent_id is not None:
-        found += _before_parent() + bytes.fromhex(parent_id)
-    if state:
-        from opentelemetry.proto.trace.v1.trace_pb2 import Span
+    if parent is not None:
+        found += _before_parent() + bytes.fromhex(span_id_of(parent))
+        if state := TraceContext(traceparent, parent, headers).state:
+            from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-        found += Span(trace_state=state).SerializeToString()
+            found += Span(trace_state=state).SerializeToString()
     return found
 
 

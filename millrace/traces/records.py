@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from millrace.traces.context import ids_of, span_id_of
+
 STAGES = ("preprocess", "queue", "batch_wait", "execute", "resume", "postprocess")
 
 #: A stage that a request did not get to; it then takes no time, and what came before lasts until what came after.
@@ -39,13 +41,13 @@ class Call(NamedTuple):
 class Record(NamedTuple):
     """One request. A plain tuple in this order will do, and is twice as fast to make.
 
+    The first three are what `TraceContext` is made of; headers are only needed where there is a parent.
     The stamps are of `time.perf_counter`, in order; `NEVER` stands for a moment that did not come.
     """
 
-    trace_id: str
-    span_id: str
-    parent_id: str | None
-    state: str
+    traceparent: bytes
+    parent: bytes | None
+    headers: Sequence[tuple[bytes, bytes]]
     request_id: str
     version: str
     customer: str
@@ -65,7 +67,7 @@ class Record(NamedTuple):
 
 #: The same, as the hot path makes it.
 RecordTuple = tuple[
-    str, str, str | None, str, str, str, str, int, int, int, int,
+    bytes, bytes | None, Sequence[tuple[bytes, bytes]], str, str, str, int, int, int, int,
     float, float, float, float, float, float, float, Sequence[Call],
 ]  # fmt: skip
 
@@ -75,6 +77,8 @@ _FIRST_STAMP, _LAST_STAMP = Record._fields.index("started"), Record._fields.inde
 @dataclass(frozen=True, slots=True)
 class Block:
     """The traces of n >= 1 requests, column by column; times in whole microseconds.
+
+    `columns` are the fields of `Record`, and `trace_id`, `span_id` and `parent_id`.
 
     `started_at` is since 1970 UTC, [n]; `edges` is since then, [7, n]: stage s lasts from edge s to edge s + 1.
     `reached` says which requests got to it, [6, n].
@@ -90,7 +94,9 @@ class Block:
     @classmethod
     def of(cls, records: Sequence[RecordTuple], epoch: float) -> Block:
         """`epoch` is the moment, in seconds since 1970 UTC, at which `time.perf_counter` was 0."""
-        columns = dict(zip(Record._fields, zip(*records, strict=True), strict=True))
+        columns: dict[str, Sequence[Any]] = dict(zip(Record._fields, zip(*records, strict=True), strict=True))
+        columns["trace_id"], columns["span_id"] = ids_of(columns["traceparent"])
+        columns["parent_id"] = [None if parent is None else span_id_of(parent) for parent in columns["parent"]]
         stamps = np.array([columns[name] for name in Record._fields[_FIRST_STAMP : _LAST_STAMP + 1]])
         reached = np.isfinite(stamps[:-1])
         # What never came is as late as what came next.
