@@ -12,7 +12,9 @@ from millrace.ids import new_request_id
 
 def test_no_id_comes_twice_whoever_asks() -> None:
     with ThreadPoolExecutor(8) as pool:
-        found = [each for part in pool.map(lambda _: [new_request_id() for _ in range(3000)], range(8)) for each in part]
+        found = [
+            each for part in pool.map(lambda _: [new_request_id() for _ in range(3000)], range(8)) for each in part
+        ]
     assert len(set(found)) == len(found)
     assert all(re.fullmatch("[0-9a-f]{32}", each) for each in found)
 
