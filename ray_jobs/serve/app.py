@@ -20,6 +20,7 @@ from millrace.signing import Keys
 from millrace.storage import ObjectStore
 from ray_jobs.serve.door import Door
 from ray_jobs.serve.service import PredictionService
+from ray_jobs.serve.tracing import Traces
 from ray_jobs.serve.versions import Target
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Replica:
         log_folder: str,
         metrics_folder: str,
         door: Door,
+        collector: str | None,
     ) -> None:
         redaction.install(streams=True)
         _listen_on_node_address()
@@ -50,6 +52,7 @@ class Replica:
             door=door,
             # Which processes live can be told on one host only.
             metrics_folder=Path(metrics_folder) / socket.gethostname(),
+            traces=Traces(Path(log_folder), pipeline_name, collector),
             echo_request_id=False,
         )
 

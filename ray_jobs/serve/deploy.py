@@ -238,7 +238,7 @@ def _application(settings: Settings, pipeline: Pipeline, target: Target, code: s
     log_folder = str(inference_folder(settings, pipeline.name))
     metrics_folder = str(settings.state / "metrics" / pipeline.name)
     places = (settings.objects, str(settings.signing_key), log_folder, metrics_folder)
-    return deployment.bind(pipeline.name, str(settings.pipelines), *places, Door.of(settings))
+    return deployment.bind(pipeline.name, str(settings.pipelines), *places, Door.of(settings), settings.collector)
 
 
 def _code_version(pipeline: Pipeline, settings: Settings) -> str:
@@ -249,7 +249,8 @@ def _code_version(pipeline: Pipeline, settings: Settings) -> str:
     root = Path(millrace.__file__).parent
     files = sorted((*root.rglob("*.py"), *Path(__file__).parent.glob("*.py")))
     door = (str(settings.keys_path), settings.serve_url, str(settings.listens_elsewhere))
-    places = (str(pipeline.folder), settings.objects, str(settings.signing_key), str(settings.state), *door)
+    sent_to = settings.collector or ""
+    places = (str(pipeline.folder), settings.objects, str(settings.signing_key), str(settings.state), *door, sent_to)
     digest = hashlib.sha256("\0".join(places).encode())
     for path in files:
         digest.update(path.read_bytes())
