@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from millrace.errors import DataError, shorten, shown
-from millrace.segments import CLOSED, OPEN, damaged_segment, split_lines
+from millrace.segments import CLOSED, OPEN, ToTable, damaged_segment, split_lines
 from millrace.window import Window
 
 if TYPE_CHECKING:
@@ -77,17 +77,24 @@ def to_table(header: Header, lines: bytes) -> pa.Table:
         schema = schema_of(header)
         if not lines:
             return schema.empty_table()
-        records = _read_lines(lines, _records_schema(header))
+        records = read_lines(lines, _records_schema(header))
         if header["kind"] == FAILURES:
-            return _table({name: records[name] for name in schema.names}, schema)
+            return table_of({name: records[name] for name in schema.names}, schema)
         return _outcome_rows(records, schema) if header["kind"] == OUTCOMES else _answer_rows(records, schema)
     except (LookupError, TypeError, AttributeError, NotImplementedError) as error:
         # The header names other things than we wrote, or Arrow finds values that it has no conversion for.
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def read(folder: Path, schema: pa.Schema, window: Window | None) -> pd.DataFrame:
-    """All rows of the log in `folder`, open segments of living writers too; times in `window` only, when given.
+def read(
+    folder: Path,
+    schema: pa.Schema,
+    window: Window | None,
+    *,
+    to_table: ToTable = to_table,
+    time: str = "event_time",
+) -> pd.DataFrame:
+    """All rows of the log in `folder`, open segments of living writers too; with a `window`, whose `time` lies in it.
 
     Raises:
         DataError: a segment is damaged, or holds a column in a type that `schema` cannot take.
@@ -95,11 +102,11 @@ def read(folder: Path, schema: pa.Schema, window: Window | None) -> pd.DataFrame
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    closed, opened = _segments(folder)
+    closed, opened = _segments(folder, to_table)
     condition = None
     if window is not None:
-        start, end = (pa.scalar(moment, schema.field("event_time").type) for moment in (window.start, window.end))
-        condition = (ds.field("event_time") >= start) & (ds.field("event_time") < end)
+        start, end = (pa.scalar(moment, schema.field(time).type) for moment in (window.start, window.end))
+        condition = (ds.field(time) >= start) & (ds.field(time) < end)
     try:
         tables = [ds.dataset(table).to_table(filter=condition) for table in (_fit(table, schema) for table in opened)]
         if closed:
@@ -139,7 +146,7 @@ def _refuse_damaged(closed: list[Path]) -> None:
             raise damaged_segment(path, error) from error
 
 
-def _segments(folder: Path) -> tuple[list[Path], list[pa.Table]]:
+def _segments(folder: Path, to_table: ToTable) -> tuple[list[Path], list[pa.Table]]:
     """The Parquet files and the tables of the segments that are still lines, each segment once."""
     closed = {path.stem: path for path in sorted(folder.glob(f"*{CLOSED}"))}
     opened: list[pa.Table] = []
@@ -209,7 +216,12 @@ def _records_schema(header: Header) -> pa.Schema:
     )
 
 
-def _read_lines(lines: bytes, schema: pa.Schema) -> pa.Table:
+def read_lines(lines: bytes, schema: pa.Schema) -> pa.Table:
+    """Lines of JSON as a table of one chunk.
+
+    Raises:
+        ValueError: a line is none, or holds other fields than `schema` (`pyarrow.ArrowInvalid`).
+    """
     # Arrow's reader works outside the interpreter lock, so closing a segment does not stall the requests beside it.
     import pyarrow.json as pj
 
@@ -235,16 +247,16 @@ def _answer_rows(records: pa.Table, schema: pa.Schema) -> pa.Table:
     columns |= {field.name: pc.list_flatten(features.field(field.name)) for field in features.type}
     columns |= {f"{PROBABILITY}{f.name}": pc.list_flatten(probabilities.field(f.name)) for f in probabilities.type}
     columns["row"] = np.arange(len(parents)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return _table(columns, schema)
+    return table_of(columns, schema)
 
 
 def _outcome_rows(records: pa.Table, schema: pa.Schema) -> pa.Table:
     import pyarrow.compute as pc
 
-    return _table({name: pc.list_flatten(records[name]) for name in schema.names}, schema)
+    return table_of({name: pc.list_flatten(records[name]) for name in schema.names}, schema)
 
 
-def _table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+def table_of(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
     """Columns of equal length as `schema` orders and types them."""
     import pyarrow as pa
 

@@ -24,6 +24,11 @@ from millrace.errors import SettingsError, nearest
 _PREFIX = "MILLRACE_"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MAX_KEY_BYTES = 16_384
+_OTLP_ENDPOINT, _OTLP_PROTOCOL, _OTLP_HTTP = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+    "http/protobuf",
+)
 
 
 def _http_url(value: str) -> str:
@@ -113,6 +118,11 @@ class Settings(BaseSettings):
     approver_keys: Path = Field(
         default=Path("~/.config/millrace/approvers"), description="Folder of your private keys as an approver."
     )
+    otlp_url: HttpUrl | None = Field(
+        default=None,
+        description="Collector of OpenTelemetry that traces are sent to, by OTLP over HTTP, without /v1/traces; none: "
+        "OTEL_EXPORTER_OTLP_ENDPOINT, or none.",
+    )
     work_pool: str = Field(default="millrace", description="Prefect work pool whose worker runs the flows.")
     start_seconds: float = Field(
         default=20.0,
@@ -190,6 +200,27 @@ class Settings(BaseSettings):
             key = self.local_key.read_text().strip()
             secrets.remember(key)
         return {} if key is None else {"authorization": f"Bearer {key}"}
+
+    @property
+    def collector(self) -> str | None:
+        """Where traces are sent, without /v1/traces; None: nowhere. What OpenTelemetry's own variables say counts where
+        `otlp_url` is not set, and where they ask for no other protocol.
+
+        Raises:
+            SettingsError: the variable holds no URL.
+        """
+        found = os.environ.get(_OTLP_ENDPOINT)
+        if self.otlp_url or not found or os.environ.get(_OTLP_PROTOCOL, _OTLP_HTTP) != _OTLP_HTTP:
+            return self.otlp_url
+        try:
+            return _http_url(found)
+        except ValueError as error:
+            raise SettingsError(
+                f"environment variable {_OTLP_ENDPOINT} has a bad value",
+                got=_without_password(found),
+                allowed=str(error),
+                next=f"correct {_OTLP_ENDPOINT}, or set {_PREFIX}OTLP_URL",
+            ) from None
 
     @property
     def ray(self) -> str:

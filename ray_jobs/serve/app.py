@@ -21,6 +21,7 @@ from millrace.storage import ObjectStore
 from ray_jobs.serve.door import Door
 from ray_jobs.serve.load import Counted, ServiceLoad
 from ray_jobs.serve.service import PredictionService
+from ray_jobs.serve.tracing import Traces
 from ray_jobs.serve.versions import Target
 
 _log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Replica:
         metrics_folder: str,
         door: Door,
         code: str,
+        collector: str | None,
     ) -> None:
         self._load = ServiceLoad()
         redaction.install(streams=True)
@@ -53,6 +55,7 @@ class Replica:
             door=door,
             # Which processes live can be told on one host only.
             metrics_folder=Path(metrics_folder) / socket.gethostname(),
+            traces=Traces(Path(log_folder), pipeline_name, collector),
             echo_request_id=False,
             code=code,
         )

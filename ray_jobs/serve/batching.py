@@ -34,23 +34,29 @@ _MOST_ROWS = 4096
 _BATCHES = 2.0
 
 
-@dataclass(slots=True)
-class Timed:
-    """The answers to one request, and when its batch began and ended (of the batcher's clock)."""
-
-    answers: Answers
-    began: float
-    ended: float
-    batch_rows: int
-
-
 @dataclass(slots=True, eq=False)
-class _Waiting:
+class Turn:
+    """One request's way through the batcher; its moments are of the batcher's clock, infinite until they come.
+
+    `done` gives the answers to it, or raises what went wrong. `cached_rows` were answered without the model.
+    """
+
     batch: Batch
     rows: int
     customer: str
     deadline: float
-    future: asyncio.Future[Timed]
+    done: asyncio.Future[Answers]
+    queued: float
+    taken: float = float("inf")
+    began: float = float("inf")
+    ended: float = float("inf")
+    batch_rows: int = 0
+    cached_rows: int = 0
+
+    @property
+    def answers(self) -> Answers:
+        """What `done` gave."""
+        return self.done.result()
 
 
 @dataclass
@@ -66,7 +72,7 @@ class Batcher:
     cache: AnswerCache | None = None
     cost: BatchCost = field(default_factory=BatchCost)
     clock: Callable[[], float] = perf_counter
-    _queues: dict[str, deque[_Waiting]] = field(default_factory=dict, init=False)
+    _queues: dict[str, deque[Turn]] = field(default_factory=dict, init=False)
     _rows: int = field(default=0, init=False)
     _rows_of: dict[str, int] = field(default_factory=dict, init=False)
     _is_due: bool = field(default=False, init=False)
@@ -98,28 +104,38 @@ class Batcher:
         if self.clock() + wait > deadline:
             raise overloaded(wait)
 
-    async def answer(self, batch: Batch, *, customer: str = "", deadline: float = float("inf")) -> Timed:
-        """The model's answers to an encoded batch of at least one row.
+    async def answer(self, batch: Batch, *, customer: str = "", deadline: float = float("inf")) -> Turn:
+        """The turn of an encoded batch of at least one row, which has been answered.
 
         Raises:
             OverloadedError: its turn would come after `deadline`.
             Exception: whatever `execute` raised for this request alone.
         """
+        turn = self.ask(batch, customer=customer, deadline=deadline)
+        await turn.done
+        return turn
+
+    def ask(self, batch: Batch, *, customer: str = "", deadline: float = float("inf")) -> Turn:
+        """The same, before it is answered: `done` raises what `answer` would; for who wants to know how far it got.
+
+        Raises:
+            OverloadedError: its turn would come after `deadline`.
+        """
         rows = len(batch["numeric"])
         self.require_time(customer, deadline, rows)
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Timed] = loop.create_future()
+        turn = Turn(batch, rows, customer, deadline, loop.create_future(), self.clock())
         queue = self._queues.get(customer)
         if queue is None:
             queue = self._queues[customer] = deque()
             self._rows_of[customer] = 0
-        queue.append(_Waiting(batch, rows, customer, deadline, future))
+        queue.append(turn)
         self._rows += rows
         self._rows_of[customer] += rows
         if not self._is_due:
             self._is_due = True
             loop.call_soon(self._flush)
-        return await future
+        return turn
 
     def _wait(self, customer: str, rows: int) -> float:
         """Seconds until `rows` more of the customer would be answered, when customers take turns."""
@@ -131,16 +147,17 @@ class Batcher:
     def _flush(self) -> None:
         self._is_due = False
         now, taken = self.clock(), self._take()
-        rows = sum(waiting.rows for waiting in taken)
+        rows = sum(turn.rows for turn in taken)
         ends = now + self.cost.seconds(rows)
         kept = []
-        for waiting in taken:
-            if waiting.future.cancelled():
+        for turn in taken:
+            if turn.done.cancelled():
                 continue
-            if ends > waiting.deadline:
-                waiting.future.set_exception(overloaded(ends - now))
+            turn.taken = now
+            if ends > turn.deadline:
+                turn.done.set_exception(overloaded(ends - now))
             else:
-                kept.append(waiting)
+                kept.append(turn)
         if self._rows:
             # Not at once: who arrived meanwhile, and who is answered now, comes first.
             self._is_due = True
@@ -148,18 +165,18 @@ class Batcher:
         if kept:
             self._answer(kept)
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[Turn]:
         """The next batch: the oldest request of each customer in turn, at least one."""
         most, rows = self.most_rows, 0
-        taken: list[_Waiting] = []
+        taken: list[Turn] = []
         while self._queues:
             customer, queue = next(iter(self._queues.items()))
             if taken and rows + queue[0].rows > most:
                 break  # the next batch begins with whose turn it is
-            waiting = queue.popleft()
-            taken.append(waiting)
-            rows += waiting.rows
-            self._rows_of[customer] -= waiting.rows
+            turn = queue.popleft()
+            taken.append(turn)
+            rows += turn.rows
+            self._rows_of[customer] -= turn.rows
             del self._queues[customer]
             if queue:
                 self._queues[customer] = queue  # the last in turn now
@@ -168,49 +185,54 @@ class Batcher:
         self._rows -= rows
         return taken
 
-    def _answer(self, taken: list[_Waiting]) -> None:
+    def _answer(self, taken: list[Turn]) -> None:
         began = self.clock()
+        for turn in taken:
+            turn.began, turn.cached_rows = began, 0
         try:
-            answers = self._execute([waiting.batch for waiting in taken], [waiting.customer for waiting in taken])
+            answers = self._execute(taken)
         except Exception as error:  # noqa: BLE001 - it is told to whom it belongs
             if len(taken) == 1:
-                taken[0].future.set_exception(error)
+                taken[0].ended = self.clock()
+                taken[0].done.set_exception(error)
             else:
                 # One request must not fail for another one's sake.
-                for waiting in taken:
-                    self._answer([waiting])
+                for turn in taken:
+                    self._answer([turn])
             return
         ended, start = self.clock(), 0
         rows = len(answers)
-        for waiting in taken:
-            timed = Timed(answers[start : start + waiting.rows], began, ended, rows)
-            start += waiting.rows
-            if not waiting.future.cancelled():
-                waiting.future.set_result(timed)
+        for turn in taken:
+            turn.ended, turn.batch_rows = ended, rows
+            if not turn.done.cancelled():
+                turn.done.set_result(answers[start : start + turn.rows])
+            start += turn.rows
 
-    def _execute(self, batches: list[Batch], customers: list[str]) -> Answers:
-        batch = batches[0] if len(batches) == 1 else _joined(batches)
+    def _execute(self, taken: list[Turn]) -> Answers:
+        batch = taken[0].batch if len(taken) == 1 else _joined([turn.batch for turn in taken])
         if self.cache is None:
             return self._timed(batch)
         cache = self.cache
-        keys = [key for part, customer in zip(batches, customers, strict=True) for key in cache.keys(part, customer)]
+        keys = [(key, turn) for turn in taken for key in cache.keys(turn.batch, turn.customer)]
         # Rows that are the same are one row of the batch, whoever asks.
         places: dict[bytes, int] = {}
         known: dict[bytes, Answers] = {}
-        for row, key in enumerate(keys):
+        for row, (key, turn) in enumerate(keys):
             if key in known or key in places:
                 cache.hits += 1
             elif (found := cache.find(key)) is not None:
                 known[key] = found
             else:
                 places[key] = row
+                continue
+            turn.cached_rows += 1
         if places:
             fresh = self._timed({name: array[list(places.values())] for name, array in batch.items()})
             for key, answer in zip(places, fresh, strict=True):
                 known[key] = answer
                 if np.isfinite(answer).all():
                     cache.keep(key, answer)
-        return np.stack([known[key] for key in keys])
+        return np.stack([known[key] for key, _ in keys])
 
     def _timed(self, batch: Batch) -> Answers:
         began = self.clock()

@@ -255,7 +255,8 @@ def _application(settings: Settings, pipeline: Pipeline, target: Target, code: s
     log_folder = str(inference_folder(settings, pipeline.name))
     metrics_folder = str(settings.state / "metrics" / pipeline.name)
     places = (settings.objects, str(settings.signing_key), log_folder, metrics_folder)
-    return deployment.bind(pipeline.name, str(settings.pipelines), *places, Door.of(settings), code)
+    door, collector = Door.of(settings), settings.collector
+    return deployment.bind(pipeline.name, str(settings.pipelines), *places, door, code, collector)
 
 
 def code_version(pipeline: Pipeline, settings: Settings) -> str:
@@ -266,7 +267,8 @@ def code_version(pipeline: Pipeline, settings: Settings) -> str:
     root = Path(millrace.__file__).parent
     files = sorted((*root.rglob("*.py"), *Path(__file__).parent.glob("*.py")))
     door = (str(settings.keys_path), settings.serve_url, str(settings.listens_elsewhere))
-    places = (str(pipeline.folder), settings.objects, str(settings.signing_key), str(settings.state), *door)
+    sent_to = settings.collector or ""
+    places = (str(pipeline.folder), settings.objects, str(settings.signing_key), str(settings.state), *door, sent_to)
     digest = hashlib.sha256("\0".join(places).encode())
     for path in files:
         digest.update(path.read_bytes())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from millrace import openapi
 from millrace.errors import DataError, FencedError, MillraceError, OverloadedError, ServiceError
+from millrace.ids import new_request_id
 from millrace.inference_log import (
     answer_record,
     compact,
@@ -41,12 +41,16 @@ from millrace.pipeline import Pipeline
 from millrace.request_values import check_request_id
 from millrace.requests import ParsedRequest
 from millrace.storage import ObjectStore
+from millrace.traces.context import TRACEPARENT
+from millrace.traces.records import NEVER, Call
 from ray_jobs.serve import metrics
 from ray_jobs.serve.asgi import Receive, Reply, Scope, Send, json_reply, lifespan, read_body
+from ray_jobs.serve.batching import Turn
 from ray_jobs.serve.door import NOBODY, Door
 from ray_jobs.serve.metrics import Metrics
 from ray_jobs.serve.problems import MethodError, NoRouteError, problem
 from ray_jobs.serve.serving import Serving, serving_with_logs
+from ray_jobs.serve.tracing import Traces, traceparent_for
 from ray_jobs.serve.versions import Answers, LoadedVersion, Target, load_version
 
 _log = logging.getLogger(__name__)
@@ -64,6 +68,11 @@ class _Asked:
     is_prediction: bool = False
     version: str = ""
     num_rows: int = 0
+    turn: Turn | None = None
+    resumed: float = NEVER
+    parent: bytes | None = None
+    traceparent: bytes | None = None
+    calls: list[Call] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +90,9 @@ class PredictionService:
     Protocol below `/v2`, for one pipeline.
 
     `door` says who may ask for predictions and send outcomes; none: everybody who gets here. All replicas of the
-    pipeline on this host share `metrics_folder`; none: nothing is counted. `code` is the digest of the code that runs,
-    for whoever asks what serves.
+    pipeline on this host share `metrics_folder`; none: nothing is counted. `traces` keeps the traces of requests for
+    predictions, and is closed with the service; none: no traces. `code` is the digest of the code that runs, for who
+    asks what serves.
 
     Building it recovers what killed processes left in the inference log. It answers predictions once `load` has
     brought a version.
@@ -96,6 +106,7 @@ class PredictionService:
         *,
         door: Door | None = None,
         metrics_folder: Path | None = None,
+        traces: Traces | None = None,
         echo_request_id: bool = True,
         code: str = "",
     ) -> None:
@@ -104,6 +115,7 @@ class PredictionService:
         self._folder = log_folder
         self._door = door
         self._metrics = None if metrics_folder is None else Metrics(pipeline.name, metrics_folder)
+        self._traces = traces
         self._echo_request_id = echo_request_id
         self._code = code
         self._loading = asyncio.Lock()
@@ -173,6 +185,8 @@ class PredictionService:
         if serving is not None:
             _close({serving.answers, serving.outcomes})
         self._failures.close()
+        if self._traces is not None:
+            self._traces.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
@@ -182,7 +196,7 @@ class PredictionService:
             await self._http(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = _Asked(time.perf_counter(), uuid.uuid4().hex, headers=scope["headers"])
+        asked = _Asked(time.perf_counter(), new_request_id(), headers=scope["headers"])
         path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
         try:
             reply = await self._answer(path, scope, receive, asked)
@@ -194,16 +208,24 @@ class PredictionService:
             if reply.status >= 500 and not isinstance(error, OverloadedError):
                 _log.error("request %s failed", asked.id, exc_info=error)
                 self._log_failure(asked.id, reply.status, error)
-        await reply.send(send, *(((_REQUEST_ID, asked.id.encode()),) if self._echo_request_id else ()))
+        traces = self._traces if asked.is_prediction else None
+        more = [] if traces is None else [(TRACEPARENT, traceparent_for(asked))]
+        if self._echo_request_id:
+            more.append((_REQUEST_ID, asked.id.encode()))
+        await reply.send(send, *more)
+        done = time.perf_counter()
+        if traces is not None:
+            traces.ended(asked, reply.status, done)
         if self._metrics is not None and asked.is_prediction:
-            seconds = time.perf_counter() - asked.started
-            self._metrics.count(asked.version, asked.customer, reply.status, asked.num_rows, seconds)
+            self._metrics.count(asked.version, asked.customer, reply.status, asked.num_rows, done - asked.started)
 
     async def _answer(self, path: str, scope: Scope, receive: Receive, asked: _Asked) -> Reply | None:
         """The answer; None when the caller went away."""
         for name, value in asked.headers:
             if name == _REQUEST_ID:
                 asked.id = check_request_id(value.decode("latin-1"))
+            elif name == TRACEPARENT:
+                asked.parent = value if asked.parent is None else b""
         route = self._route(path)
         asked.is_prediction = route.is_prediction
         if route.method != scope["method"]:
@@ -255,8 +277,13 @@ class PredictionService:
         """The model's answers, which are in the log."""
         version = serving.version
         batcher = version.batcher
-        timed = await batcher.answer(request.batch, customer=asked.customer, deadline=batcher.deadline(asked.started))
-        answers = version.told(timed.answers)
+        turn = batcher.ask(request.batch, customer=asked.customer, deadline=batcher.deadline(asked.started))
+        asked.turn = turn
+        try:
+            raw = await turn.done
+        finally:
+            asked.resumed = time.perf_counter()
+        answers = version.told(raw)
         # The line is with the kernel before the answer leaves: what was answered is in the log, come what may.
         serving.answers.append(
             answer_record(

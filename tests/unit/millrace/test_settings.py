@@ -218,3 +218,24 @@ def test_the_contents_of_key_files_are_known(tmp_path: Path) -> None:
     found = set(WithKey(state_dir=tmp_path / "state", signing_key_file=tmp_path / "key").secret_values())
     assert {"first-line-of-it", "second-line-of-it"} <= found
     assert set(WithKey(state_dir=tmp_path / "state", signing_key_file=tmp_path / "absent").secret_values()) == set()
+
+
+def test_the_collector_is_ours_or_what_opentelemetry_names_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        monkeypatch.delenv(name, raising=False)
+    assert load_settings().collector is None
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/")
+    assert load_settings().collector == "http://collector:4318"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    assert load_settings().collector is None
+    monkeypatch.setenv("MILLRACE_OTLP_URL", "https://ours")
+    assert load_settings().collector == "https://ours"
+
+
+def test_a_collector_that_is_no_url_is_refused_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_PROTOCOL", raising=False)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:hush@collector:4318")
+    with pytest.raises(SettingsError) as caught:
+        _ = load_settings().collector
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in str(caught.value)
+    assert "hush" not in str(caught.value)

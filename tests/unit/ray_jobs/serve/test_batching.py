@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.batching.virtual_loop import VirtualClock, VirtualLoop
 from millrace.errors import OverloadedError
-from ray_jobs.serve.batching import Batch, Batcher, Timed
+from ray_jobs.serve.batching import Batch, Batcher, Turn
 from ray_jobs.serve.cache import AnswerCache
 
 FIXED, EACH = 0.010, 0.001
@@ -47,7 +47,7 @@ class Bench:
         finally:
             loop.close()
 
-    async def ask(self, *numbers: float, at: float = 0.0, customer: str = "") -> Timed:
+    async def ask(self, *numbers: float, at: float = 0.0, customer: str = "") -> Turn:
         await asyncio.sleep(at - self.clock())
         return await self.batcher.answer(rows(*numbers), customer=customer, deadline=self.batcher.deadline(at))
 
@@ -83,14 +83,14 @@ def test_two_batches_fit_into_the_target() -> None:
     bench = Bench(target=0.0605)
     found = bench.run(*[bench.ask(float(n)) for n in range(40)])
     assert [len(batch) for batch in bench.batches] == [20, 20]  # 10 ms + 20 * 1 ms, twice
-    assert all(isinstance(timed, Timed) and timed.ended <= 0.0605 for timed in found)
+    assert all(isinstance(timed, Turn) and timed.ended <= 0.0605 for timed in found)
 
 
 def test_what_would_be_late_is_refused_at_once_and_the_others_are_in_time() -> None:
     bench = Bench(target=0.060)
     found = bench.run(*[bench.ask(float(n), at=0.001 * (n // 10)) for n in range(400)])
     refused = [error for error in found if isinstance(error, OverloadedError)]
-    answered = [timed for timed in found if isinstance(timed, Timed)]
+    answered = [timed for timed in found if isinstance(timed, Turn)]
     assert len(refused) + len(answered) == 400
     assert refused[0].retry_after > 0.02
     assert len(answered) >= 40
@@ -104,7 +104,7 @@ def test_customers_take_turns() -> None:
     greedy = [bench.ask(float(n), customer="greedy") for n in range(300)]
     modest = [bench.ask(1000.0 + n, customer="modest") for n in range(5)]
     found = bench.run(*greedy, *modest)
-    assert all(isinstance(timed, Timed) for timed in found[300:])
+    assert all(isinstance(timed, Turn) for timed in found[300:])
     assert any(isinstance(error, OverloadedError) for error in found[:300])
     assert {number for number in bench.batches[0] if number >= 1000} == {1000.0, 1001.0, 1002.0, 1003.0, 1004.0}
 
@@ -114,6 +114,20 @@ def test_one_that_fails_fails_alone() -> None:
     first, bad, second = bench.run(bench.ask(1.0), bench.ask(-1.0), bench.ask(2.0))
     assert isinstance(bad, ValueError)
     assert (first.answers.tolist(), second.answers.tolist()) == ([1.0], [2.0])
+
+
+def test_a_turn_says_how_far_it_got() -> None:
+    bench = Bench()
+
+    async def ask() -> list[Turn]:
+        turns = [bench.batcher.ask(rows(number)) for number in (1.0, -1.0)]
+        await asyncio.gather(*[turn.done for turn in turns], return_exceptions=True)
+        return turns
+
+    ((good, bad),) = bench.run(ask())
+    # The batch of both has failed, after 12 ms; then each was executed alone.
+    assert (good.queued, good.taken, good.began, good.ended) == pytest.approx((0.0, 0.0, 0.012, 0.023))
+    assert (bad.taken, bad.began, bad.ended, bad.batch_rows) == (0.0, *map(pytest.approx, (0.023, 0.034)), 0)
 
 
 def test_a_caller_that_goes_away_leaves_the_others_their_answers() -> None:
@@ -136,6 +150,7 @@ def test_rows_that_were_answered_are_not_executed_again() -> None:
     found = bench.run(bench.ask(1.0, 2.0), bench.ask(2.0, 1.0), bench.ask(2.0, 3.0, at=0.5))
     assert [timed.answers.tolist() for timed in found] == [[1.0, 2.0], [2.0, 1.0], [2.0, 3.0]]
     assert bench.batches == [[1.0, 2.0], [3.0]]
+    assert [turn.cached_rows for turn in found] == [0, 2, 1]
 
 
 def test_an_answer_that_is_no_number_is_not_remembered() -> None:

@@ -1,0 +1,118 @@
+"""Keeping traces: a bounded buffer that requests append to, and a thread that writes and exports what is in it.
+
+Nothing here can fail a request or make it wait. Where more comes than can be written, the oldest traces are dropped and
+counted. A process that is killed loses the traces of its last quarter of a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+from millrace.errors import DataError
+from millrace.traces import table
+from millrace.traces.export import Exporter
+from millrace.traces.quiet import Quiet
+from millrace.traces.records import Block, RecordTuple
+
+_log = logging.getLogger(__name__)
+
+#: Requests that wait to be written: those of some seconds.
+CAPACITY = 16_384
+#: Requests in a line. The thread has the interpreter to itself for one line at a time, about 0.1 ms.
+BLOCK = 128
+#: Between two lines: requests wait for the interpreter meanwhile.
+_YIELD_SECONDS = 0.0005
+_FLUSH_SECONDS = 0.25
+_ROTATE_SECONDS = 60.0
+
+
+class Recorder:
+    """Keeps the traces of one pipeline below its inference `folder`, and hands them to `exporter`, if any."""
+
+    def __init__(
+        self,
+        folder: Path,
+        pipeline: str,
+        exporter: Exporter | None = None,
+        *,
+        capacity: int = CAPACITY,
+        flush_seconds: float = _FLUSH_SECONDS,
+        rotate_seconds: float = _ROTATE_SECONDS,
+    ) -> None:
+        self._folder = folder
+        self._exporter = exporter
+        self._capacity = capacity
+        self._flush_seconds = flush_seconds
+        self._records: deque[RecordTuple] = deque(maxlen=capacity)
+        # One counter for each thread that counts.
+        self._overrun = self._unwritten = 0
+        self._writing = threading.Lock()
+        self._warn_of_overrun, self._warn_of_disk = Quiet(_log), Quiet(_log)
+        self._closing = threading.Event()
+        self._writer = table.writer(folder, pipeline, rotate_seconds)
+        self._thread = threading.Thread(target=self._run, name="trace-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def lost(self) -> int:
+        """Traces that were dropped: more came than could be written, or the disk did not take them."""
+        return self._overrun + self._unwritten
+
+    def add(self, record: RecordTuple) -> None:
+        """Keep the trace of a request that has ended; never waits, never raises. One thread calls this."""
+        if len(self._records) == self._capacity:
+            self._overrun += 1
+        self._records.append(record)
+
+    def flush(self) -> None:
+        """Write what has been added by now."""
+        self._drain(0.0)
+
+    def _drain(self, pause: float) -> None:
+        with self._writing:
+            epoch = time.time() - time.perf_counter()
+            # What comes meanwhile is for the next time.
+            for _ in range(0, len(self._records), BLOCK):
+                self._write([self._records.popleft() for _ in range(min(BLOCK, len(self._records)))], epoch)
+                time.sleep(pause)
+        if self._overrun:
+            self._warn_of_overrun(f"{self._overrun} traces came faster than they could be written to {self._folder}")
+
+    def rotate(self) -> None:
+        """Write what has been added by now, as Parquet."""
+        self.flush()
+        self._writer.rotate()
+
+    def close(self) -> None:
+        """Write what is left and stop; what is added later is lost."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._thread.join()
+        self.flush()
+        self._writer.close()
+        if self._exporter is not None:
+            self._exporter.close()
+
+    def _run(self) -> None:
+        try:
+            table.compact(self._folder)
+        except (DataError, OSError):
+            # A damaged segment must not keep traces from being written; readers report it too.
+            _log.exception("traces in %s", self._folder)
+        while not self._closing.wait(self._flush_seconds):
+            self._drain(_YIELD_SECONDS)
+
+    def _write(self, records: list[RecordTuple], epoch: float) -> None:
+        try:
+            block = Block.of(records, epoch)
+            if self._exporter is not None:
+                self._exporter.offer(block)
+            self._writer.append(table.record_of(block))
+        except Exception as error:  # noqa: BLE001 - a full disk, most likely; the thread must go on whatever is wrong
+            self._unwritten += len(records)
+            self._warn_of_disk(f"{self._unwritten} traces were not written so far: {type(error).__name__}: {error}")

@@ -1,0 +1,149 @@
+"""The log of traces: `traces` below a pipeline's inference folder, a log of `millrace.segments`.
+
+A record is some requests, column by column; a table has one line a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from millrace.log_tables import read, read_lines, table_of
+from millrace.log_writer import LogWriter
+from millrace.segments import compact as _compact
+from millrace.traces.records import STAGES, Block
+from millrace.window import Window
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+TRACES = "traces"
+
+_IDS = ("trace_id", "span_id", "parent_span_id", "request_id")
+_TEXTS = ("version", "customer")
+_NUMBERS = ("status", "rows", "batch_rows", "cached_rows", "duration_us", *(f"{stage}_us" for stage in STAGES))
+
+
+def header(pipeline: str) -> dict[str, Any]:
+    """What a segment of traces holds."""
+    return {"kind": TRACES, "pipeline": pipeline}
+
+
+def writer(folder: Path, pipeline: str, rotate_seconds: float) -> LogWriter:
+    """A writer of traces below the pipeline's inference `folder`; what it takes is `record_of` a block."""
+    return LogWriter(folder / TRACES, header(pipeline), to_table, rotate_seconds)
+
+
+def record_of(block: Block) -> dict[str, Any]:
+    """The line that a block becomes."""
+    columns = block.columns
+    return {
+        "trace_id": columns["trace_id"],
+        "span_id": columns["span_id"],
+        "parent_span_id": columns["parent_id"],
+        **{name: columns[name] for name in ("request_id", *_TEXTS, "status", "rows", "batch_rows", "cached_rows")},
+        "started_at": block.started_at.tolist(),
+        "duration_us": block.durations.tolist(),
+        **{f"{stage}_us": took for stage, took in zip(STAGES, block.stages.tolist(), strict=True)},
+        "calls": [_calls(block, index) if calls else () for index, calls in enumerate(block.calls)],
+    }
+
+
+def _calls(block: Block, index: int) -> list[dict[str, Any]]:
+    found = []
+    for call in block.calls[index]:
+        began, ended = block.call_edges(index, call)
+        attributes = [{"name": name, "value": value} for name, value in call.attributes.items()]
+        found.append(
+            {
+                "name": call.name,
+                "span_id": call.span_id,
+                "start_us": began,
+                "duration_us": ended - began,
+                "attributes": attributes,
+            }
+        )
+    return found
+
+
+def schema() -> pa.Schema:
+    """The columns of the table. `calls` holds what was asked of other services; `start_us` is since `started_at`."""
+    import pyarrow as pa
+
+    return pa.schema(
+        {
+            **{name: pa.string() for name in _IDS},
+            "pipeline": pa.string(),
+            **{name: pa.string() for name in _TEXTS},
+            "started_at": pa.timestamp("us", tz="UTC"),
+            **{name: pa.int64() for name in _NUMBERS},
+            "calls": _calls_type(),
+        }
+    )
+
+
+def _calls_type() -> pa.DataType:
+    import pyarrow as pa
+
+    attribute = pa.struct({"name": pa.string(), "value": pa.string()})
+    return pa.list_(
+        pa.struct(
+            {
+                "name": pa.string(),
+                "span_id": pa.string(),
+                "start_us": pa.int64(),
+                "duration_us": pa.int64(),
+                "attributes": pa.list_(attribute),
+            }
+        )
+    )
+
+
+def to_table(header: Mapping[str, Any], lines: bytes) -> pa.Table:
+    """The requests of a segment's whole record lines.
+
+    Raises:
+        ValueError: a line is no record, or the header is none of ours.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if header.get("kind") != TRACES or not isinstance(header.get("pipeline"), str):
+        raise ValueError("its header is not one of traces")
+    columns = schema()
+    if not lines:
+        return columns.empty_table()
+    lists = [
+        pa.field(field.name, pa.list_(pa.int64() if field.name == "started_at" else field.type))
+        for field in columns
+        if field.name != "pipeline"
+    ]
+    try:
+        records = read_lines(lines, pa.schema(lists))
+        found: dict[str, Any] = {field.name: pc.list_flatten(records[field.name]) for field in lists}
+        found["pipeline"] = pa.repeat(header["pipeline"], len(found["trace_id"]))
+        return table_of(found, columns)
+    except NotImplementedError as error:
+        # Arrow finds values that it has no conversion for.
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def compact(folder: Path) -> list[Path]:
+    """Close the segments of traces that killed writers left open below the inference `folder`; the new files.
+
+    Raises:
+        DataError: a segment is damaged; the others are closed all the same.
+    """
+    return _compact(folder / TRACES, to_table)
+
+
+def read_traces(folder: Path, window: Window | None = None) -> pd.DataFrame:
+    """The traces below the inference `folder`, oldest first; with a `window`, those that started in it.
+
+    Raises:
+        DataError: a segment is damaged.
+    """
+    found = read(folder / TRACES, schema(), window, to_table=to_table, time="started_at")
+    return found.sort_values("started_at", kind="stable", ignore_index=True)

@@ -1,0 +1,174 @@
+"""What is added is in the table; the buffer is bounded; nothing that goes wrong reaches who adds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millrace.errors import DataError
+from millrace.traces.recorder import BLOCK, Recorder
+from millrace.traces.records import STAGES, Block, Call, Record
+from millrace.traces.table import TRACES, header, read_traces, record_of, to_table
+from millrace.window import Window
+from tests.unit.millrace.traces.material import PARENT, continued_record, record, records
+
+NEVER_FLUSHED = 1e6
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Iterator[Recorder]:
+    recorder = Recorder(tmp_path, "tiny", capacity=300, flush_seconds=NEVER_FLUSHED)
+    yield recorder
+    recorder.close()
+
+
+def test_a_request_is_a_line_of_the_table(recorder: Recorder, tmp_path: Path) -> None:
+    call = Call("feature store", "00f067aa0ba902b7", 10.001, 10.003, {"table": "flights"})
+    first, second = record(), continued_record(request_id="r-2", calls=[call], customer="")
+    recorder.add(first)
+    recorder.add(second)
+    recorder.flush()
+    rows = read_traces(tmp_path)
+    assert rows["request_id"].tolist() == ["r-1", "r-2"]
+    assert rows["pipeline"].tolist() == ["tiny", "tiny"]
+    assert rows["parent_span_id"].tolist() == [None, PARENT[36:52].decode()]
+    assert rows["trace_id"].tolist() == [first.traceparent[3:35].decode(), PARENT[3:35].decode()]
+    assert rows["span_id"].tolist() == [each.traceparent[36:52].decode() for each in (first, second)]
+    assert rows[["version", "customer", "status", "rows", "batch_rows", "cached_rows"]].values.tolist() == [
+        ["3", "acme", 200, 2, 16, 1],
+        ["3", "", 200, 2, 16, 1],
+    ]
+    assert (rows[[f"{stage}_us" for stage in STAGES]] == 1000).all(axis=None)
+    assert (rows["duration_us"] == 6000).all()
+    assert [len(calls) for calls in rows["calls"]] == [0, 1]
+    found = rows["calls"][1][0]
+    assert (found["name"], found["span_id"], found["start_us"], found["duration_us"]) == (
+        "feature store",
+        "00f067aa0ba902b7",
+        1000,
+        2000,
+    )
+    assert found["attributes"].tolist() == [{"name": "table", "value": "flights"}]
+
+
+@given(st.lists(records(), min_size=1, max_size=5))
+def test_any_block_becomes_a_table(found: list[Record]) -> None:
+    block = Block.of(found, 1_700_000_000.0)
+    table = to_table(header("tiny"), json.dumps(record_of(block)).encode() + b"\n")
+    assert table["duration_us"].to_pylist() == block.durations.tolist()
+    assert [len(calls) for calls in table["calls"].to_pylist()] == [len(each.calls) for each in found]
+
+
+def test_it_becomes_parquet(recorder: Recorder, tmp_path: Path) -> None:
+    for _ in range(2 * BLOCK + 3):
+        recorder.add(record())
+    recorder.rotate()
+    (path,) = (tmp_path / TRACES).glob("*.parquet")
+    assert pq.read_table(path).num_rows == 2 * BLOCK + 3
+    assert not list((tmp_path / TRACES).glob("*.jsonl"))
+    assert recorder.lost == 0
+
+
+def test_a_window_holds_what_started_in_it(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.add(record())
+    recorder.rotate()
+    recorder.add(record())
+    recorder.flush()
+    (now, _) = read_traces(tmp_path)["started_at"]
+    hour = timedelta(hours=1)
+    assert len(read_traces(tmp_path, Window(now - hour, now + hour))) == 2
+    assert len(read_traces(tmp_path, Window(now - hour, now))) == 0
+
+
+def test_of_too_many_the_oldest_go_and_are_counted(
+    recorder: Recorder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(1000):
+        recorder.add(record(request_id=f"r-{number}"))
+    recorder.flush()
+    assert recorder.lost == 700
+    assert set(read_traces(tmp_path)["request_id"]) == {f"r-{number}" for number in range(700, 1000)}
+    recorder.flush()
+    assert len([line for line in caplog.messages if "700 traces came faster" in line]) == 1
+
+
+def test_a_disk_that_refuses_them_loses_traces_and_nothing_else(
+    recorder: Recorder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / TRACES).rmdir()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            recorder.add(record())
+            recorder.flush()
+    assert recorder.lost == 2
+    assert [line for line in caplog.messages if "were not written" in line] == [caplog.messages[-1]]
+    (tmp_path / TRACES).mkdir()
+    recorder.add(record())
+    recorder.flush()
+    assert len(read_traces(tmp_path)) == 1
+
+
+def test_closing_writes_what_is_left(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, "tiny", flush_seconds=NEVER_FLUSHED)
+    recorder.add(record())
+    recorder.close()
+    recorder.close()
+    assert len(pq.read_table(tmp_path / TRACES)) == 1
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from millrace.traces.recorder import Recorder
+from tests.unit.millrace.traces.material import record
+recorder = Recorder(Path(sys.argv[1]), "tiny", flush_seconds=1e6)
+for number in range(5):
+    recorder.add(record())
+recorder.flush()
+print("written", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_was_written_outlives_a_kill(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "written\n"
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert len(read_traces(tmp_path)) == 5
+    Recorder(tmp_path, "tiny").close()
+    assert len(pq.read_table(tmp_path / TRACES)) == 5
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"kind":"answers"}\n',
+        b'{"kind":"traces","pipeline":"tiny"}\n{"trace_id":7}\n',
+        b'{"kind":"traces","pipeline":"tiny"}\n{"trace_id":["a"],"span_id":["b","c"]}\n',
+    ],
+)
+def test_a_damaged_segment_is_reported_and_stops_nobody(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / TRACES).mkdir()
+    (tmp_path / TRACES / "1.jsonl").write_bytes(content)
+    with pytest.raises(DataError):
+        read_traces(tmp_path)
+    recorder = Recorder(tmp_path, "tiny", flush_seconds=NEVER_FLUSHED)
+    recorder.add(record())
+    recorder.close()
+    assert len(list((tmp_path / TRACES).glob("*.parquet"))) == 1
