@@ -1,10 +1,11 @@
-"""Whether what answers is what the ledger says serves; if not, the `restore` flow puts it right."""
+"""Whether what answers is what the ledger says serves, and by which rules; if not, the `restore` flow puts it right."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 
@@ -13,6 +14,7 @@ from millrace.faults import fault_point
 from millrace.ledger import Entry, Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings
+from millrace.traffic_rules import TrafficRules
 from tasks.prefect_api import submit
 
 RESTORE = "restore/restore"
@@ -72,7 +74,18 @@ class ServingWatch:
             return True
         found = answer.json()
         package = entry.detail["package"]
-        return found["version"] == entry.subject and (not package or found["package_digest"] == package)
+        if found["version"] != entry.subject or (package and found["package_digest"] != package):
+            return False
+        return "traffic" in found and self._traffic_agrees(entry, found["traffic"])
+
+    def _traffic_agrees(self, entry: Entry, found: Mapping[str, Any]) -> bool:
+        """Whether the versions beside the primary are the ledger's, and answer by its rules."""
+        record = self.ledger.traffic(entry.pipeline)
+        rules = TrafficRules.only(entry.subject) if record is None else record.rules.for_replicas(entry.subject)
+        others = {version: digest for version, digest in found["versions"].items() if version != entry.subject}
+        beside = rules.answering - {entry.subject}
+        expected = {version: record.packages[version] for version in beside} if record is not None else {}
+        return found["rules"] == rules.digest and others == expected
 
     def _alias_agrees(self, entry: Entry) -> bool:
         try:
