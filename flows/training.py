@@ -11,7 +11,7 @@ from tasks.approval import approved_evaluation, approved_thresholds, refused_tra
 from tasks.incidents import answering
 from tasks.outcome import UNCHANGED, finish, finish_untrained, finished, serving_version
 from tasks.requester import requester
-from tasks.rollout import serve_again, settle
+from tasks.rollout import is_as_recorded, serve_again, settle
 from tasks.run import Run, open_run
 from tasks.slots import holding
 from tasks.training import (
@@ -57,7 +57,8 @@ def _train(accepted: Run, incident: str | None) -> dict[str, Any]:
         request = training_request(run, staged, split_by_time(run, staged), incident)
         result = train_model(run, request)
         if (champion := serving_version(run, result)) is not None:
-            serve_again(run)
+            if not is_as_recorded(run):
+                serve_again(run)
             return finish(run, UNCHANGED, result, champion, incident)
         outcome = None
         while outcome is None:

@@ -12,12 +12,13 @@ from millrace.gate import Evaluation
 from millrace.ledger import Entry
 from millrace.traffic_rules import TrafficRules
 from ray_jobs.cluster import connect
-from ray_jobs.serve.deploy import Deployed, deploy
+from ray_jobs.serve.deploy import Deployed, code_version, deploy
 from ray_jobs.serve.plan import TrafficPlan
 from tasks import artifacts
 from tasks.approval import use_approval
 from tasks.champion import registered, serving, target_of, traffic_plan
 from tasks.champion_pile import served_before
+from tasks.endpoint import description, is_by_ledger
 from tasks.registry import CHAMPION, Registry, Version
 from tasks.run import Run, step
 from tasks.run_kinds import PROMOTED
@@ -109,6 +110,21 @@ def serve_again(run: Run) -> Deployed | None:
             held.prove()
             Registry(held.settings).set_alias(champion, CHAMPION)
         return deployed
+
+
+def is_as_recorded(run: Run) -> bool:
+    """Whether the endpoint answers with the versions that the ledger says, by the code of now, and the one that serves is
+    the champion in the registry too. Joining the cluster only to find that out takes a second; this takes none."""
+    entry = run.ledger.serving(run.pipeline.name)
+    if entry is None:
+        return False
+    found = description(run.settings, run.pipeline.name)
+    return (
+        found is not None
+        and is_by_ledger(found, entry, run.ledger.traffic(run.pipeline.name))
+        and found["code"] == code_version(run.pipeline, run.settings)
+        and CHAMPION in registered(run, entry).aliases
+    )
 
 
 @step

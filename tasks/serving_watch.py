@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 
@@ -14,7 +13,7 @@ from millrace.faults import fault_point
 from millrace.ledger import Entry, Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings
-from millrace.traffic_rules import TrafficRules
+from tasks import endpoint
 from tasks.prefect_api import submit
 
 RESTORE = "restore/restore"
@@ -63,29 +62,14 @@ class ServingWatch:
         return self._endpoint_agrees(entry) and self._alias_agrees(entry)
 
     def _endpoint_agrees(self, entry: Entry) -> bool:
-        try:
-            with fault_point("endpoint.describe"):
-                answer = httpx.get(f"{self.settings.serve_url}/v1/{entry.pipeline}/", timeout=_TIMEOUT_SECONDS)
-        except httpx.HTTPError:
+        answer = endpoint.ask(self.settings, entry.pipeline)
+        if answer is None:
             return True
         if answer.status_code == httpx.codes.NOT_FOUND:
             return False
         if not answer.is_success:
             return True
-        found = answer.json()
-        package = entry.detail["package"]
-        if found["version"] != entry.subject or (package and found["package_digest"] != package):
-            return False
-        return "traffic" in found and self._traffic_agrees(entry, found["traffic"])
-
-    def _traffic_agrees(self, entry: Entry, found: Mapping[str, Any]) -> bool:
-        """Whether the versions beside the primary are the ledger's, and answer by its rules."""
-        record = self.ledger.traffic(entry.pipeline)
-        rules = TrafficRules.only(entry.subject) if record is None else record.rules.for_replicas(entry.subject)
-        others = {version: digest for version, digest in found["versions"].items() if version != entry.subject}
-        beside = rules.answering - {entry.subject}
-        expected = {version: record.packages[version] for version in beside} if record is not None else {}
-        return found["rules"] == rules.digest and others == expected
+        return endpoint.is_by_ledger(answer.json(), entry, self.ledger.traffic(entry.pipeline))
 
     def _alias_agrees(self, entry: Entry) -> bool:
         try:

@@ -77,18 +77,20 @@ def _await_answer(api: Api, key: str) -> tuple[str, dict[str, float]]:
         TimeoutError: it does not run.
     """
     deadline = time.monotonic() + _MOST_SECONDS
+    states: dict[str, list[str]] = {}
     while time.monotonic() < deadline:
         runs = {}
         for flow in ("respond", "training"):
             wanted = {"flows": {"name": {"any_": [flow]}}, "sort": "EXPECTED_START_TIME_DESC", "limit": 5}
             found = [run for run in api.post("/flow_runs/filter", wanted) if run["parameters"].get("incident") == key]
+            states[flow] = [run["state_type"] for run in found]
             if found and found[0]["state_type"] in ("COMPLETED", "FAILED"):
                 runs[flow] = _entered(api, found[0]["id"])
         if "training" in runs:
             return min(runs.items(), key=lambda item: item[1]["RUNNING"])
         # Asked seldom: the server that is asked is the one that is measured.
         time.sleep(0.25)
-    raise TimeoutError(f"no run for {key} within {_MOST_SECONDS:.0f} s")
+    raise TimeoutError(f"{key} has no answer within {_MOST_SECONDS:.0f} s; its runs are {states}")
 
 
 def _entered(api: Api, run: str) -> dict[str, float]:

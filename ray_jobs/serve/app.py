@@ -37,6 +37,7 @@ class Replica:
         log_folder: str,
         metrics_folder: str,
         door: Door,
+        code: str,
     ) -> None:
         redaction.install(streams=True)
         _listen_on_node_address()
@@ -51,6 +52,7 @@ class Replica:
             # Which processes live can be told on one host only.
             metrics_folder=Path(metrics_folder) / socket.gethostname(),
             echo_request_id=False,
+            code=code,
         )
 
     def __serve_build_asgi_app__(self) -> PredictionService:

@@ -20,7 +20,7 @@ class AnswerCache:
     """The answers of one version to single rows. It goes with the version, so an answer is never another one's.
 
     Each replica has its own: asking another process takes longer than a table model's answer
-    (docs/decisions/0013-request-path.md).
+    (docs/decisions/0017-request-path.md).
     """
 
     def __init__(

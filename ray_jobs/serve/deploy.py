@@ -80,7 +80,7 @@ def deploy(
             raise other_package(target, package.digest)
     client = _client()
     state = _state(client, pipeline_name)
-    code = _code_version(pipeline, settings)
+    code = code_version(pipeline, settings)
     is_current = state is not None and _is_current(state, plan, code, pipeline)
     runs = state is not None and state.running > 0 and state.code == code
     switched = 0.0
@@ -256,10 +256,10 @@ def _application(settings: Settings, pipeline: Pipeline, plan: TrafficPlan, code
     log_folder = str(inference_folder(settings, pipeline.name))
     metrics_folder = str(settings.state / "metrics" / pipeline.name)
     places = (settings.objects, str(settings.signing_key), log_folder, metrics_folder)
-    return deployment.bind(pipeline.name, str(settings.pipelines), *places, Door.of(settings))
+    return deployment.bind(pipeline.name, str(settings.pipelines), *places, Door.of(settings), code)
 
 
-def _code_version(pipeline: Pipeline, settings: Settings) -> str:
+def code_version(pipeline: Pipeline, settings: Settings) -> str:
     """Digest of what needs new processes when it changes: this repository's code, where things lie and who may ask.
 
     The pipeline folder's own code needs none: it is loaded anew with each version.

@@ -90,7 +90,8 @@ class PredictionService:
     Protocol below `/v2`, for one pipeline.
 
     `door` says who may ask for predictions and send outcomes; none: everybody who gets here. All replicas of the
-    pipeline on this host share `metrics_folder`; none: nothing is counted.
+    pipeline on this host share `metrics_folder`; none: nothing is counted. `code` is the digest of the code that runs,
+    for whoever asks what serves.
 
     Building it recovers what killed processes left in the inference log. It answers predictions once `load` has
     brought a version, or a plan of several.
@@ -105,6 +106,7 @@ class PredictionService:
         door: Door | None = None,
         metrics_folder: Path | None = None,
         echo_request_id: bool = True,
+        code: str = "",
     ) -> None:
         self.pipeline = pipeline
         self._store = store
@@ -112,6 +114,7 @@ class PredictionService:
         self._door = door
         self._metrics = None if metrics_folder is None else Metrics(pipeline.name, metrics_folder)
         self._echo_request_id = echo_request_id
+        self._code = code
         self._loading = asyncio.Lock()
         self._prepared: dict[Target, LoadedVersion] = {}
         self._live: Live | None = None
@@ -390,6 +393,7 @@ class PredictionService:
             "description": spec.description,
             "version": version.target.version,
             "package_digest": version.target.package_digest,
+            "code": self._code,
             "traffic": live.plan.described(),
             "contract": {
                 "event_time": spec.data.event_time,

@@ -59,9 +59,6 @@ def away(commands: list[list[str]], **variables: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-_OWN_NAME = r"asks for b'\x011\x010\x010\x03127\x07in-addr\x04arpa"
-
-
 def test_a_process_that_calls_home_is_seen() -> None:
     found = away([[sys.executable, "-c", CALLS_HOME]])
     sent = {packet.partition(", from ")[0] for packet in found["seen"]}
@@ -96,6 +93,4 @@ def test_the_whole_loop_sends_nothing_off_this_machine(tmp_path: Path) -> None:
     told = "\n".join(said["err"] for said in found["said"])
     assert [said["code"] for said in found["said"]] == [0] * len(commands), f"{found['seen']}\n{told}"
     assert json.loads(found["said"][5]["out"])["version"] == "1"
-    # Some library asks the system's resolver what 127.0.0.1 is called: that tells nobody anything.
-    seen = [packet for packet in found["seen"] if _OWN_NAME not in packet]
-    assert seen == [], "nothing was sent, and no name was looked up"
+    assert found["seen"] == [], "nothing was sent, and no name was looked up"
