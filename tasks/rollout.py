@@ -113,8 +113,8 @@ def serve_again(run: Run) -> Deployed | None:
 
 
 def is_as_recorded(run: Run) -> bool:
-    """Whether the endpoint answers with the versions that the ledger says, by the code of now, and the one that serves is
-    the champion in the registry too. Joining the cluster only to find that out takes a second; this takes none."""
+    """Whether the endpoint answers with the versions that the ledger says, by the code of now, and the one that serves
+    is the champion in the registry too. Joining the cluster only to find that out takes a second; this takes none."""
     entry = run.ledger.serving(run.pipeline.name)
     if entry is None:
         return False

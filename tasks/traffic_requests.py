@@ -1,4 +1,4 @@
-"""Asking for another division of the traffic, by an entry of the ledger. Light to import (`tasks.rollback_requests`)."""
+"""Asking for another division of the traffic, by an entry of the ledger. Light to import."""
 
 from __future__ import annotations
 
