@@ -182,6 +182,26 @@ def traffic(
 
 
 @app.command()
+def shadow(
+    context: typer.Context,
+    name: Name,
+    version: Annotated[
+        str | None, typer.Option("--version", metavar="VERSION", help="The shadow; default: the one mirrored to last.")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="How far an answer may be off and count as the same; default: 0.05 of a probability."),
+    ] = None,
+    most_moved: Annotated[float | None, typer.Option(help="Share of answers that may move; default: 0.05.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell how a version that is mirrored to (`millrace traffic --shadow`) answers otherwise than what serves."""
+    from flows.shadow import judge
+
+    _answer(judge(context.obj, name, version, tolerance, most_moved), as_json, "shadow")
+
+
+@app.command()
 def versions(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """List the model's versions: which serves, how each was judged."""
     from flows.inspect import list_versions

@@ -104,6 +104,19 @@ def traffic(answer: Mapping[str, Any]) -> None:
         _out().print(f"changed in {answer['seconds']:.1f} s, of which {answer['switch_seconds']:.2f} s to change over")
 
 
+def shadow(answer: Mapping[str, Any]) -> None:
+    verdict = answer["verdict"]
+    table = _facts(f"{answer['pipeline']}: version {answer['version']} as a shadow")
+    table.add_row("verdict", "[green]passed[/green]" if verdict["passed"] else "[red]failed[/red]")
+    for reason in verdict["reasons"]:
+        table.add_row("", escape(reason))
+    table.add_row("compared with", escape(", ".join(f"version {version}" for version in answer["answered_by"])))
+    for name, value in verdict["evidence"].items():
+        if value is not None:
+            table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4g}")
+    _out().print(table)
+
+
 def versions(answer: Mapping[str, Any]) -> None:
     table = Table(
         "version", "aliases", "decision", "registered", "verdict", title=answer["pipeline"], title_justify="left"

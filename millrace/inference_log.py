@@ -1,9 +1,10 @@
 """The inference log: what was asked and answered, and the outcomes that came later.
 
 Below a pipeline's folder (`inference_folder`) lie `answers`, `outcomes`, `failures` and `shadow` (what a version would
-have answered that answers nobody), each a log of `millrace.segments`. A record is one request, column by column; a table has one line per row of a request. Of a request
-that failed (5xx) only that it did is kept, and nothing of what was asked. Each segment's header names its
-features and their types, so a segment is readable whatever the spec says by then.
+have answered that answers nobody), each a log of `millrace.segments`. A record is one request, column by column; a
+table has one line per row of a request. Of a request that failed (5xx) only that it did is kept, and nothing of what
+was asked. Each segment's header names its features and their types, so a segment is readable whatever the spec says by
+then.
 """
 
 from __future__ import annotations

@@ -55,7 +55,12 @@ def judge_shadow(
     rows = rows[rows["error"] != "dropped"]
     requests = rows["request_id"].to_numpy()
     failed = (rows["error"] != "").to_numpy()
-    evidence = {"rows": len(rows), "requests": len(set(requests)), "failed_rows": int(failed.sum()), "dropped": dropped}
+    evidence: dict[str, float | None] = {
+        "rows": len(rows),
+        "requests": len(set(requests)),
+        "failed_rows": int(failed.sum()),
+        "dropped": dropped,
+    }
     if not len(rows):
         told = f"nothing was mirrored yet, {dropped:,} requests were dropped"
         return Verdict(GATE, False, METRIC, None, most_moved, (told,), evidence)
@@ -110,7 +115,7 @@ def _numbers(given: Floats, other: Floats, requests: NDArray[np.object_], confid
 
 
 def _by_request(values: Floats, requests: NDArray[np.object_]) -> tuple[float, float]:
-    """The mean over rows, and its standard error by request (a ratio of two means over requests; Cochran 1977, ch. 6)."""
+    """The mean over rows, and its standard error by request (a ratio of means over requests; Cochran 1977, ch. 6)."""
     _, index = np.unique(requests.astype(str), return_inverse=True)
     sizes = np.bincount(index).astype(np.float64)
     mean = float(values.mean())

@@ -209,7 +209,7 @@ def test_versions_that_take_other_requests_do_not_answer_beside_each_other(
     spec = world.pipeline.spec.model_dump(mode="json")
     for version, told, feature in (
         ("8", "data.features.delay", {"kind": "numeric", "min": -10.0, "max": 200.0}),
-        ("9", "data.features.weather", {"kind": "numeric", "nullable": True}),
+        ("9", "data.features.weather", {"kind": "categorical", "values": ["sun"], "nullable": True}),
     ):
         features = spec["data"]["features"] | {told.rpartition(".")[2]: feature}
         other = world.publish(version, spec=parse_spec({**spec, "data": spec["data"] | {"features": features}}))

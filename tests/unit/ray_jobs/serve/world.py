@@ -68,7 +68,7 @@ class World:
         torch.manual_seed(int(version))
         module = self.pipeline.build_model(TableInputs.shaped(spec.data), {}).eval()
         rows = pd.DataFrame({"delay": [1.0, 2.0], "carrier": ["AA", "UA"], "late": [0, 1]})
-        rows = rows.reindex(columns=[*spec.data.features, "late"], fill_value=0.0)
+        rows = rows.reindex(columns=[*spec.data.features, "late"])
         package = publish_package(
             self.store,
             f"packages/{version}",
