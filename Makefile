@@ -67,6 +67,10 @@ bench-loop: $(STAMP) ## Time each step of the loop and print where the time goes
 bench-canary: $(STAMP) ## Simulate canary rollouts; print how often good ones are sent back and bad ones found
 	@$(BIN)/python -m benchmarks.canary
 
+.PHONY: bench-autoscaling
+bench-autoscaling: $(STAMP) ## Simulate deployments that scale; print latency and cost beside Ray's own policy
+	@$(BIN)/python -m benchmarks.autoscaling
+
 .PHONY: bench-reliability
 bench-reliability: $(STAMP) ## Kill, forge and flood everything; print what was lost (ONLY="part part" for some parts)
 	@$(BIN)/python -m benchmarks.reliability $(foreach part,$(ONLY),--only $(part))

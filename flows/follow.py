@@ -16,7 +16,7 @@ from millrace.settings import Settings
 from tasks.prefect_api import FlowState, error_of, flow_state, submit, task_states
 from tasks.run_kinds import ABANDONED
 
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.1
 # The reconciler finds a dead run within 5 s and has it go on within 15 s.
 _REVIVAL_SECONDS = 20.0
 

@@ -7,13 +7,15 @@ its weights. A category becomes its index in the contract, counted from 1; 0 is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from millrace.spec import DataSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SMALLEST_STD = 1e-6
 
@@ -67,8 +69,15 @@ def categorical_array(rows: pd.DataFrame, data: DataSpec) -> NDArray[np.int64]:
     for position, name in enumerate(data.categorical):
         feature = data.features[name]
         if feature.kind == "categorical":
-            columns[:, position] = pd.Index(feature.values).get_indexer(pd.Index(rows[name].astype("object"))) + 1
+            columns[:, position] = _places(rows[name], feature.values) + 1
     return columns
+
+
+def _places(column: pd.Series, known: list[str]) -> NDArray[np.intp]:
+    """int [rows]: where each value stands in `known`, -1 where it does not."""
+    import pandas as pd  # the command line has the spec's types from here, and should not wait for it
+
+    return pd.Index(known).get_indexer(pd.Index(column.astype("object")))
 
 
 def encode(rows: pd.DataFrame, data: DataSpec) -> dict[str, NDArray[Any]]:
@@ -80,7 +89,7 @@ def labels(rows: pd.DataFrame, data: DataSpec) -> NDArray[np.float32]:
     """float32 [rows]: 0/1 for binary, the class index for multiclass, the value for regression; NaN where unknown."""
     column, label = rows[data.label.column], data.label
     if label.kind == "multiclass":
-        index = pd.Index(label.classes).get_indexer(pd.Index(column.astype("object"))).astype(np.float32)
+        index = _places(column, label.classes).astype(np.float32)
         return np.where(index < 0, np.float32(np.nan), index)
     if label.kind == "binary" and label.positive is not None:
         known = column.notna().to_numpy()

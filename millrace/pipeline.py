@@ -16,8 +16,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import pandas as pd
-
 from millrace.encoding import TableInputs
 from millrace.errors import ConfigError, MillraceError, SourceError, UnknownNameError, nearest
 from millrace.secrets import resolve
@@ -26,6 +24,7 @@ from millrace.spec.load import load_spec, pipeline_dir
 from millrace.storage import digest_bytes
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     BuildModel = Callable[[TableInputs, Mapping[str, object]], torch.nn.Module]

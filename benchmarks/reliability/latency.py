@@ -11,12 +11,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.reliability.api import Api
+from infra.local.layout import Layout
+from infra.local.processes import read_record
 from millrace.ledger import Incident, Ledger
 from millrace.settings import Settings
 from millrace.window import Window
 from tasks.responses import send_event
+from tests.waiting import until
 
 GOALS = {"p50_seconds": 1.0, "p99_seconds": 3.0}
 #: No pipeline of this name exists: the trainings that are started fail at once.
@@ -43,6 +47,7 @@ def measure(settings: Settings, *, count: int = 100) -> dict[str, Any]:
             send_event(settings, incident)
             sent = time.time()
             flow, entered = _await_answer(api, incident.key)
+            until(lambda: not _flow_processes(settings), "the end of the flow runs' processes")
             ways.append(
                 {
                     "seconds": entered["RUNNING"] - committed,
@@ -91,6 +96,21 @@ def _await_answer(api: Api, key: str) -> tuple[str, dict[str, float]]:
         # Asked seldom: the server that is asked is the one that is measured.
         time.sleep(0.25)
     raise TimeoutError(f"{key} has no answer within {_MOST_SECONDS:.0f} s; its runs are {states}")
+
+
+def _flow_processes(settings: Settings) -> list[psutil.Process]:
+    """The worker's stand-ins for flow runs: they are there a while after Prefect says that a run has ended."""
+    worker = read_record(Layout(settings.state).run, "worker")
+    assert worker is not None, "the stack has no worker"
+    children = psutil.Process(worker.pid).children(recursive=True)
+    return [child for child in children if _command(child)[-2:] == ["-m", "infra.local.warm"]]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _entered(api: Api, run: str) -> dict[str, float]:

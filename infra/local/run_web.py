@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from infra.local.door import App, Door
 from infra.local.doors import listen_hosts
 from infra.local.health import LOOPBACK_HOSTS
+from infra.local.patience import Patient
 from millrace.settings import Settings, load_settings
 
 _SHUTDOWN_SECONDS = 3
@@ -37,7 +38,7 @@ def behind_door(part: str, settings: Settings) -> Door:
     # A browser leaves HTTP's own port out.
     hosts = frozenset(host if port == 80 else f"{host}:{port}" for host in LOOPBACK_HOSTS)
     if part == "prefect":
-        return Door(_prefect(), hosts, any_host=settings.listens_elsewhere)
+        return Door(Patient(_prefect()), hosts, any_host=settings.listens_elsewhere)
     return Door(
         _mlflow(),
         hosts,

@@ -12,13 +12,14 @@ from millrace.spec.base import Section
 from millrace.spec.data import CategoricalFeature, DataSpec, Feature, Label, NumericFeature
 from millrace.spec.evaluation import HIGHER_IS_BETTER, METRICS, EvaluationSpec, Metric
 from millrace.spec.monitoring import BrakesSpec, CostSpec, DriftSpec, MonitoringSpec, QualitySpec
-from millrace.spec.serving import GuardSpec, ServingSpec
+from millrace.spec.serving import AutoscalingSpec, GuardSpec, ServingSpec
 from millrace.spec.training import ModelSpec, TrainingSpec
 
 __all__ = [
     "HIGHER_IS_BETTER",
     "METRICS",
     "ApprovalsSpec",
+    "AutoscalingSpec",
     "BrakesSpec",
     "CategoricalFeature",
     "CostSpec",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from millrace.limits import Limit
 from millrace.spec.base import Section
@@ -48,10 +50,34 @@ class CacheSpec(Section):
     )
 
 
+class AutoscalingSpec(Section):
+    """How many processes answer, by what is asked: as many as keep `latency_target_ms` until more could come up."""
+
+    min_replicas: int = Field(default=1, ge=1, le=1000, description="Processes that always answer.")
+    max_replicas: int = Field(ge=1, le=1000, description="Processes at the most.")
+    cool_down_seconds: float = Field(
+        default=120.0,
+        ge=5,
+        le=86_400,
+        description="Seconds for which fewer processes must have been enough before some are stopped.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}; swap them")
+        return self
+
+
 class ServingSpec(Section):
     """How predictions are answered."""
 
-    replicas: int = Field(default=1, ge=1, le=1000, description="Processes that answer.")
+    replicas: int = Field(
+        default=1, ge=1, le=1000, description="Processes that answer; with `autoscaling`, that decides instead."
+    )
+    autoscaling: AutoscalingSpec | None = Field(
+        default=None, description="Processes by what is asked; none: always as many as `replicas` says."
+    )
     cpus_per_replica: float = Field(default=0.5, ge=0, description="CPU cores reserved per replica.")
     gpus_per_replica: float = Field(default=0.0, ge=0, description="GPUs reserved per replica.")
     max_ongoing_requests: int = Field(default=64, ge=1, description="Requests a replica works on at once.")
@@ -66,6 +92,7 @@ class ServingSpec(Section):
     latency_target_ms: float | None = Field(
         default=None,
         gt=0,
+        le=3_600_000,
         description="Milliseconds that 99 of 100 answers should take at most. Batches are as large as it allows, and "
         "what cannot be answered in time is refused at once (503); none: nothing is refused for being late.",
     )

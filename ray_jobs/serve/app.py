@@ -19,6 +19,7 @@ from millrace.pipeline import load_pipeline
 from millrace.signing import Keys
 from millrace.storage import ObjectStore
 from ray_jobs.serve.door import Door
+from ray_jobs.serve.load import Counted, ServiceLoad
 from ray_jobs.serve.plan import TrafficPlan
 from ray_jobs.serve.service import PredictionService
 
@@ -39,6 +40,7 @@ class Replica:
         door: Door,
         code: str,
     ) -> None:
+        self._load = ServiceLoad()
         redaction.install(streams=True)
         _listen_on_node_address()
         pipeline = load_pipeline(pipeline_name, Path(pipelines_dir))
@@ -55,8 +57,8 @@ class Replica:
             code=code,
         )
 
-    def __serve_build_asgi_app__(self) -> PredictionService:
-        return self._service
+    def __serve_build_asgi_app__(self) -> Counted:
+        return Counted(self._service, self._load)
 
     async def reconfigure(self, user_config: Mapping[str, str]) -> None:
         """Called by Serve before a new replica takes requests, and after every change of `user_config`."""
@@ -72,6 +74,7 @@ class Replica:
             # Raised on, no replica could start because of a version that answers a few; the primary's package is sound.
             _log.error("version %s answers alone: %s", plan.primary.version, error)
             await self._service.load(TrafficPlan.alone(plan.primary))
+        self._load.warmed()
 
     async def prepare(self, plan: Mapping[str, str]) -> MillraceError | None:
         """Load what `plan` needs beside what answers; the error, if it cannot be served."""
@@ -88,6 +91,12 @@ class Replica:
         except MillraceError as error:
             return error
         return None
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve each second where the number of replicas follows the load; a coroutine, so that it runs in
+        the thread that serves.
+        """
+        return self._load.as_metrics()
 
     def __del__(self) -> None:
         # Serve calls this once the replica has drained.

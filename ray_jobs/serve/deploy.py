@@ -17,6 +17,7 @@ from millrace.inference_log import inference_folder
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.settings import Settings
 from millrace.storage import ObjectStore
+from ray_jobs.serve.autoscaling import Scaling, autoscaling_config
 from ray_jobs.serve.door import Door
 from ray_jobs.serve.plan import Served, TrafficPlan, plan_of
 from ray_jobs.serve.versions import other_package
@@ -52,6 +53,7 @@ class _State:
     message: str
     running: int
     wanted: int
+    scaling: Scaling | None
 
 
 def deploy(
@@ -94,7 +96,7 @@ def deploy(
     if not runs and not plan.is_alone:
         prove()
         switched = _switch(pipeline_name, plan)
-    seconds, replicas = time.perf_counter() - started, pipeline.spec.serving.replicas
+    seconds, replicas = time.perf_counter() - started, _running(client, pipeline)
     return _deployed(settings, pipeline_name, plan.primary.version, seconds, replicas, switched)
 
 
@@ -141,22 +143,33 @@ def _state(client: Any, pipeline_name: str) -> _State | None:
         return None
     deployment = application["deployments"].get(DEPLOYMENT)
     if deployment is None:
-        return _State(None, "", application["status"], application["message"], 0, 0)
+        return _State(None, "", application["status"], application["message"], 0, 0, None)
     config = dict(deployment["deployment_config"].get("user_config") or {})
     code = config.pop(_CODE, "")
     running = sum(replica["state"] == "RUNNING" for replica in deployment["replicas"])
     message = deployment["message"] or application["message"]
     plan = TrafficPlan.from_config(config) if config else None
-    return _State(plan, code, application["status"], message, running, deployment["target_num_replicas"])
+    wanted = deployment["target_num_replicas"]
+    scaling = Scaling.of_deployment(deployment["deployment_config"])
+    return _State(plan, code, application["status"], message, running, wanted, scaling)
 
 
 def _is_current(state: _State, plan: TrafficPlan, code: str, pipeline: Pipeline) -> bool:
+    spec = pipeline.spec.serving
+    scaling = Scaling.of(spec)
+    # How many are wanted just now is the policy's matter, where there is one.
+    enough = state.running > 0 if scaling else state.running == state.wanted == spec.replicas
     return (
-        state.plan == plan
-        and state.code == code
-        and state.status == "RUNNING"
-        and state.running == state.wanted == pipeline.spec.serving.replicas
+        state.plan == plan and state.code == code and state.status == "RUNNING" and state.scaling == scaling and enough
     )
+
+
+def _running(client: Any, pipeline: Pipeline) -> int:
+    """How many replicas answer once a deploy is done."""
+    if pipeline.spec.serving.autoscaling is None:
+        return pipeline.spec.serving.replicas
+    state = _state(client, pipeline.name)
+    return 0 if state is None else state.running
 
 
 def _switch(pipeline_name: str, plan: TrafficPlan) -> float:
@@ -237,13 +250,15 @@ def _application(settings: Settings, pipeline: Pipeline, plan: TrafficPlan, code
     from ray_jobs.serve.app import Replica
 
     spec = pipeline.spec.serving
+    scaling = autoscaling_config(spec)
+    number = {"num_replicas": spec.replicas} if scaling is None else {"autoscaling_config": scaling}
     build: Any = serve.deployment(serve.ingress()(Replica))
     deployment = build.options(
         name=DEPLOYMENT,
         # Serve gives each run a new version by itself, and would start every replica anew for a changed user_config.
         version=code,
         _internal=True,
-        num_replicas=spec.replicas,
+        **number,
         max_ongoing_requests=spec.max_ongoing_requests,
         user_config={**plan.as_config(), _CODE: code},
         ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": spec.gpus_per_replica},

@@ -20,6 +20,7 @@ from millrace.spec.load import parse_spec
 from millrace.traffic_rules import TrafficChange, TrafficRules, VersionShare
 from ray_jobs.serve.app import Replica
 from ray_jobs.serve.door import Door
+from ray_jobs.serve.load import ServiceLoad
 from ray_jobs.serve.plan import TrafficPlan
 from ray_jobs.serve.service import PredictionService
 from ray_jobs.serve.versions import Target, load_version
@@ -52,6 +53,13 @@ def plan(targets: Mapping[str, Target]) -> Callable[..., TrafficPlan]:
         return TrafficPlan.of(first, targets.values(), rules)
 
     return make
+
+
+def replica_of(service: PredictionService) -> Replica:
+    """A replica of this service, without the process that Serve makes for one."""
+    replica = Replica.__new__(Replica)
+    replica._service, replica._load = service, ServiceLoad()
+    return replica
 
 
 def answers_of(world: World, targets: Mapping[str, Target]) -> dict[str, float]:
@@ -237,8 +245,7 @@ def test_a_replica_that_starts_with_a_bad_version_beside_its_primary_answers_wit
 ) -> None:
     rules = TrafficChange(shares={"1": 0.5, "9": 0.5}).of(TrafficRules.only("1"))
     bad = TrafficPlan.of(targets["1"], [world.publish("9", broken=True)], rules)
-    replica = Replica.__new__(Replica)
-    replica._service = service
+    replica = replica_of(service)
     run(replica.reconfigure(bad.as_config() | {"code": "x"}))
     assert service.plan == TrafficPlan.alone(targets["1"])
     assert isinstance(run(replica.activate(bad.as_config())), PackageError), "who asks for it is told"
@@ -250,8 +257,7 @@ def test_a_replica_that_starts_with_a_bad_version_beside_its_primary_answers_wit
 def test_a_replica_takes_a_plan_in_two_steps(
     service: PredictionService, ask: Ask, plan: Callable[..., TrafficPlan]
 ) -> None:
-    replica = Replica.__new__(Replica)
-    replica._service = service
+    replica = replica_of(service)
     first, second = plan(token=1), plan(token=2, shares={"1": 0.5, "2": 0.5})
     run(replica.reconfigure(first.as_config()))
     assert run(replica.prepare(second.as_config())) is None
