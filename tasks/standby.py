@@ -1,6 +1,6 @@
 """The standby: a process that holds everything a rollback needs, so that one starts at once: `python -m tasks.standby`.
 
-Other changes of what serves go by it too: they are asked for by a person who waits.
+Other changes of what serves go by it too, as a person waits for them.
 
 Importing Ray, Serve and the rest takes seconds of CPU, many more on a busy machine, which is when somebody rolls back.
 It is a driver of the Ray cluster that does nothing until the ledger has a request. The reconciler starts it, and starts
