@@ -213,3 +213,27 @@ def test_rules_are_kept_by_the_ledger_as_they_were_said(world: World) -> None:
     again.verify()
     assert again.traffic("tiny") == before
     assert again.traffic("other") is None
+
+
+def test_it_goes_on_after_a_kill_between_the_traffic_and_the_ledger(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    request = TrafficRequest(new_id(what="traffic"), "tiny", "person:me", SPLIT)
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "divide", killed)
+        with pytest.raises(Killed):
+            traffic.perform(request)
+    assert world.ledger.traffic("tiny") is None
+    traffic.perform(request)
+    first, second = world.plans
+    assert first == second
+    assert second.token > first.token, "the same run under a later token"
+    record = world.ledger.traffic("tiny")
+    assert record is not None
+    assert record.rules == first.rules
