@@ -145,6 +145,63 @@ def rollback(
 
 
 @app.command()
+def traffic(
+    context: typer.Context,
+    name: Name,
+    share: Annotated[
+        list[str] | None,
+        typer.Option("--share", metavar="VERSION=SHARE", help="Share of a version, from 0 to 1; all of them sum to 1."),
+    ] = None,
+    pin: Annotated[
+        list[str] | None, typer.Option("--pin", metavar="CUSTOMER=VERSION", help="Which version a customer meets.")
+    ] = None,
+    unpin: Annotated[
+        list[str] | None, typer.Option("--unpin", metavar="CUSTOMER", help="Let a customer go again.")
+    ] = None,
+    shadow: Annotated[
+        str | None,
+        typer.Option("--shadow", metavar="VERSION=SHARE", help="Mirror this share to a version; 0 ends it."),
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="VERSION", help="All requests to a version: no pins, no shadow.")
+    ] = None,
+    sticky: Annotated[
+        str | None, typer.Option("--sticky", help="What stays with its version: session, customer or request.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show which versions answer whom, or change it: live, without a dropped request.
+
+    The champion stays the champion: a promotion or a rollback ends what answers beside it.
+    """
+    from flows.traffic import change_of, run_traffic, show_traffic
+
+    change = change_of(share or (), pin or (), unpin or (), shadow, only, sticky)
+    found = show_traffic(context.obj, name) if change.is_empty else run_traffic(context.obj, name, change)
+    _answer(found, as_json, "traffic")
+
+
+@app.command()
+def shadow(
+    context: typer.Context,
+    name: Name,
+    version: Annotated[
+        str | None, typer.Option("--version", metavar="VERSION", help="The shadow; default: the one mirrored to last.")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="How far an answer may be off and count as the same; default: 0.05 of a probability."),
+    ] = None,
+    most_moved: Annotated[float | None, typer.Option(help="Share of answers that may move; default: 0.05.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell how a version that is mirrored to (`millrace traffic --shadow`) answers otherwise than what serves."""
+    from flows.shadow import judge
+
+    _answer(judge(context.obj, name, version, tolerance, most_moved), as_json, "shadow")
+
+
+@app.command()
 def versions(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """List the model's versions: which serves, how each was judged."""
     from flows.inspect import list_versions

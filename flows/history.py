@@ -13,6 +13,7 @@ from millrace.errors import ApprovalError
 from millrace.ledger import Entry, Ledger
 from millrace.settings import Settings
 from millrace.spec.load import pipeline_dir
+from millrace.traffic_rules import TrafficRules
 
 #: What runs note for themselves, so that they find it again: no part of the story unless it is asked for.
 NOTES = frozenset(
@@ -119,6 +120,15 @@ def _rolled_back(detail: Mapping[str, Any]) -> str:
     return f"from version {detail['from']} to {detail['to']}{asked}"
 
 
+def _traffic(detail: Mapping[str, Any]) -> str:
+    rules = TrafficRules.from_json(detail["rules"])
+    told = [f"{share:.2%} to version {version}" for version, share in sorted(rules.division.shares.items())]
+    told += [f"customer {customer} to version {version}" for customer, version in sorted(rules.pins.items())]
+    for name, found in (("canary", rules.canary), ("shadow", rules.shadow)):
+        told += [] if found is None else [f"{name} version {found.version} {found.share:.2%}"]
+    return ", ".join(told)
+
+
 def _answered(detail: Mapping[str, Any]) -> str:
     try:
         answer: str = Code.parse(str(detail["code"])).answer
@@ -134,6 +144,8 @@ _SAID: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "trained": lambda said: f"{said['outcome']}: version {said['version']}",
     "serving": lambda said: f"because of entry {said.get('because', '(not recorded)')}",
     "rolled_back": _rolled_back,
+    "traffic": _traffic,
+    "traffic_requested": lambda said: f"asked for by {said['requested_by']}",
     "guard_breached": lambda said: _reasons(said["verdict"]),
     "approval_requested": lambda said: str(said["summary"]),
     "approval_decided": _answered,

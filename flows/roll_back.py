@@ -1,4 +1,7 @@
-"""`millrace rollback`: ask, and see that it is done. Light to import: it is for emergencies, and needs no Prefect."""
+"""`millrace rollback`, and what else the standby does: ask, and see that it is done.
+
+Light to import: it is for emergencies, and needs no Prefect.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from millrace.ledger import Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings
 from millrace.spec.load import pipeline_dir
-from tasks.rollback_requests import RollbackRequest, end, is_worked_on, new_id, outcome_of
+from tasks.rollback_requests import Request, RollbackRequest, end, is_worked_on, new_id, outcome_of
 
 #: Seconds that the standby is given to begin, and to end: then this process does it itself.
 BEGIN_SECONDS = 2.0
@@ -31,15 +34,29 @@ def run_rollback(settings: Settings, name: str, to_version: str | None) -> dict[
     pipeline_dir(name, settings.pipelines)
     ledger = Ledger(settings.ledger)
     request = RollbackRequest(new_id(), name, f"person:{getpass.getuser()}", to_version)
+
+    def perform() -> dict[str, Any]:
+        from tasks.rollback import perform
+
+        return perform(request)
+
+    return {"pipeline": name, **see_through(ledger, request, perform, "rolling back")}
+
+
+def see_through(ledger: Ledger, request: Request, perform: Callable[[], dict[str, Any]], told: str) -> dict[str, Any]:
+    """Ask for it and wait for its end; without a standby that acts, `perform` it here.
+
+    Raises:
+        MillraceError: it cannot be done; nothing has changed.
+    """
     ledger.append(request.fact())
-    with Progress().spinner("rolling back"):
-        outcome = wait(ledger, request) or _by_itself(ledger, request)
-    return {"pipeline": name, **outcome}
+    with Progress().spinner(told):
+        return wait(ledger, request) or _by_itself(ledger, request, perform)
 
 
 def wait(
     ledger: Ledger,
-    request: RollbackRequest,
+    request: Request,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any] | None:
@@ -57,13 +74,11 @@ def wait(
     return outcome
 
 
-def _by_itself(ledger: Ledger, request: RollbackRequest) -> dict[str, Any]:
+def _by_itself(ledger: Ledger, request: Request, perform: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     # As the same run: the standby, should it wake up, has lost the slot.
     get_logger().warning("the standby does not act: this process does", pipeline=request.pipeline)
-    from tasks.rollback import perform
-
     try:
-        return perform(request)
+        return perform()
     except MillraceError as error:
         # Told to the person: a standby that comes later must not do it after all.
         end(ledger, request, error)

@@ -90,6 +90,33 @@ def rollback(answer: Mapping[str, Any]) -> None:
     _out().print(f"{answer['pipeline']}: version {answer['version']} serves, after {answer['seconds']:.1f} s")
 
 
+def traffic(answer: Mapping[str, Any]) -> None:
+    table = _facts(f"{answer['pipeline']} serves version {answer['version']}")
+    for version, share in sorted(answer["shares"].items()):
+        table.add_row(f"version {escape(version)}", f"{share:.2%} of the requests, by {answer['sticky']}")
+    for customer, version in answer["pins"].items():
+        table.add_row(f"customer {escape(customer)}", f"version {escape(version)}")
+    for name in ("canary", "shadow"):
+        if (found := answer[name]) is not None:
+            table.add_row(name, f"version {escape(found['version'])}, {found['share']:.2%} of the requests")
+    _out().print(table)
+    if "switch_seconds" in answer:
+        _out().print(f"changed in {answer['seconds']:.1f} s, of which {answer['switch_seconds']:.2f} s to change over")
+
+
+def shadow(answer: Mapping[str, Any]) -> None:
+    verdict = answer["verdict"]
+    table = _facts(f"{answer['pipeline']}: version {answer['version']} as a shadow")
+    table.add_row("verdict", "[green]passed[/green]" if verdict["passed"] else "[red]failed[/red]")
+    for reason in verdict["reasons"]:
+        table.add_row("", escape(reason))
+    table.add_row("compared with", escape(", ".join(f"version {version}" for version in answer["answered_by"])))
+    for name, value in verdict["evidence"].items():
+        if value is not None:
+            table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4g}")
+    _out().print(table)
+
+
 def versions(answer: Mapping[str, Any]) -> None:
     table = Table(
         "version", "aliases", "decision", "registered", "verdict", title=answer["pipeline"], title_justify="left"

@@ -1,9 +1,10 @@
 """The inference log: what was asked and answered, and the outcomes that came later.
 
-Below a pipeline's folder (`inference_folder`) lie `answers`, `outcomes` and `failures`, each a log of
-`millrace.segments`. A record is one request, column by column; a table has one line per row of a request. Of a request
-that failed (5xx) only that it did is kept, and nothing of what was asked. Each segment's header names its
-features and their types, so a segment is readable whatever the spec says by then.
+Below a pipeline's folder (`inference_folder`) lie `answers`, `outcomes`, `failures` and `shadow` (what a version would
+have answered that answers nobody), each a log of `millrace.segments`. A record is one request, column by column; a
+table has one line per row of a request. Of a request that failed (5xx) only that it did is kept, and nothing of what
+was asked. Each segment's header names its features and their types, so a segment is readable whatever the spec says by
+then.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from millrace.log_tables import ANSWERS, FAILURES, OUTCOMES, read, schema_of, to_table
+from millrace.log_tables import ANSWERS, FAILURES, OUTCOMES, SHADOW, read, schema_of, to_table
 from millrace.log_writer import LogWriter
 from millrace.requests import ParsedOutcomes, ParsedRequest
 from millrace.segments import compact as _compact
@@ -46,6 +47,11 @@ def outcomes_header(data: DataSpec) -> dict[str, Any]:
     return {"kind": OUTCOMES, "label": "string" if is_name else "number"}
 
 
+def shadow_header(data: DataSpec) -> dict[str, Any]:
+    """What a segment of a shadow's answers holds."""
+    return {"kind": SHADOW, "prediction": "string" if data.label.classes else "number"}
+
+
 def answers_writer(folder: Path, data: DataSpec, rotate_seconds: float) -> LogWriter:
     """A writer of answers below the pipeline's `folder`."""
     return LogWriter(folder / ANSWERS, answers_header(data), to_table, rotate_seconds)
@@ -59,6 +65,11 @@ def outcomes_writer(folder: Path, data: DataSpec, rotate_seconds: float) -> LogW
 def failures_writer(folder: Path, rotate_seconds: float) -> LogWriter:
     """A writer of failures below the pipeline's `folder`."""
     return LogWriter(folder / FAILURES, FAILURES_HEADER, to_table, rotate_seconds)
+
+
+def shadow_writer(folder: Path, data: DataSpec, rotate_seconds: float) -> LogWriter:
+    """A writer of a shadow's answers below the pipeline's `folder`."""
+    return LogWriter(folder / SHADOW, shadow_header(data), to_table, rotate_seconds)
 
 
 def answer_record(
@@ -111,13 +122,33 @@ def failure_record(request_id: str, version: str, failed_at: datetime, status: i
     }
 
 
+def shadow_record(
+    answered: Mapping[str, Any], version: str, answers: Sequence[float | str | None], *, error: str = "", dropped: int
+) -> dict[str, Any]:
+    """What `version` would have answered to a request of the log of answers (`answer_record`).
+
+    Where it gave no answer, `answers` are None and `error` says why. `dropped` requests were left out since the last
+    record.
+    """
+    return {
+        "request_id": answered["request_id"],
+        "version": version,
+        "primary": answered["version"],
+        "answered_at": answered["answered_at"],
+        "prediction": answered["prediction"],
+        "shadow": answers,
+        "error": error,
+        "dropped": dropped,
+    }
+
+
 def compact(folder: Path) -> list[Path]:
     """Close the segments that killed writers left open below the pipeline's `folder`; the new files.
 
     Raises:
         DataError: a segment is damaged; the others are closed all the same.
     """
-    return [path for part in (ANSWERS, OUTCOMES, FAILURES) for path in _compact(folder / part, to_table)]
+    return [path for part in (ANSWERS, OUTCOMES, FAILURES, SHADOW) for path in _compact(folder / part, to_table)]
 
 
 def read_answers(folder: Path, data: DataSpec, window: Window | None = None) -> pd.DataFrame:
@@ -155,6 +186,20 @@ def read_failures(folder: Path) -> pd.DataFrame:
     """
     found = read(folder / FAILURES, schema_of(FAILURES_HEADER), None)
     return found.sort_values("failed_at", kind="stable", ignore_index=True)
+
+
+def read_shadow(folder: Path, data: DataSpec) -> pd.DataFrame:
+    """What shadows would have answered, below the pipeline's `folder`, by row: request_id, row, version, primary,
+    answered_at, prediction (the primary's), shadow, error, dropped; oldest first.
+
+    Raises:
+        DataError: a segment is damaged.
+    """
+    found = read(folder / SHADOW, schema_of(shadow_header(data)), None).sort_values(
+        "answered_at", kind="stable", ignore_index=True
+    )
+    # A version is asked once for each row, by however many shadows there were.
+    return found.loc[~found.duplicated(["version", "request_id", "row"], keep="last")].reset_index(drop=True)
 
 
 def read_joined(folder: Path, data: DataSpec, window: Window | None = None) -> pd.DataFrame:

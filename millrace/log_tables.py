@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ANSWERS = "answers"
 OUTCOMES = "outcomes"
 FAILURES = "failures"
+SHADOW = "shadow"
 PROBABILITY = "probability_"
 
 #: Columns of the log itself; no feature may have one of these names.
@@ -35,7 +36,7 @@ def schema_of(header: Header) -> pa.Schema:
     import pyarrow as pa
 
     time = pa.timestamp("us", tz="UTC")
-    if header["kind"] not in (ANSWERS, OUTCOMES, FAILURES):
+    if header["kind"] not in (ANSWERS, OUTCOMES, FAILURES, SHADOW):
         raise ValueError(f"a segment of an unknown kind: {shorten(shown(header['kind']))}")
     if header["kind"] == OUTCOMES:
         return pa.schema(
@@ -49,6 +50,20 @@ def schema_of(header: Header) -> pa.Schema:
                 "failed_at": time,
                 "status": pa.int64(),
                 "error": pa.string(),
+            }
+        )
+    if header["kind"] == SHADOW:
+        return pa.schema(
+            {
+                "request_id": pa.string(),
+                "row": pa.int64(),
+                "version": pa.string(),
+                "primary": pa.string(),
+                "answered_at": time,
+                "prediction": _type(header["prediction"]),
+                "shadow": _type(header["prediction"]),
+                "error": pa.string(),
+                "dropped": pa.int64(),
             }
         )
     fields = {
@@ -80,6 +95,8 @@ def to_table(header: Header, lines: bytes) -> pa.Table:
         records = read_lines(lines, _records_schema(header))
         if header["kind"] == FAILURES:
             return table_of({name: records[name] for name in schema.names}, schema)
+        if header["kind"] == SHADOW:
+            return _shadow_rows(records, schema)
         return _outcome_rows(records, schema) if header["kind"] == OUTCOMES else _answer_rows(records, schema)
     except (LookupError, TypeError, AttributeError, NotImplementedError) as error:
         # The header names other things than we wrote, or Arrow finds values that it has no conversion for.
@@ -200,6 +217,10 @@ def _records_schema(header: Header) -> pa.Schema:
         )
     if header["kind"] == FAILURES:
         return pa.schema([(f.name, pa.int64() if f.name == "failed_at" else f.type) for f in schema_of(header)])
+    if header["kind"] == SHADOW:
+        lists = dict.fromkeys(("prediction", "shadow"), pa.list_(_type(header["prediction"])))
+        types = {f.name: f.type for f in schema_of(header) if f.name != "row"}
+        return pa.schema(types | {"answered_at": pa.int64()} | lists)
     return pa.schema(
         {
             "request_id": pa.string(),
@@ -247,6 +268,20 @@ def _answer_rows(records: pa.Table, schema: pa.Schema) -> pa.Table:
     columns |= {field.name: pc.list_flatten(features.field(field.name)) for field in features.type}
     columns |= {f"{PROBABILITY}{f.name}": pc.list_flatten(probabilities.field(f.name)) for f in probabilities.type}
     columns["row"] = np.arange(len(parents)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return table_of(columns, schema)
+
+
+def _shadow_rows(records: pa.Table, schema: pa.Schema) -> pa.Table:
+    import pyarrow.compute as pc
+
+    counts = pc.list_value_length(records["prediction"]).fill_null(0).to_numpy()
+    parents = np.repeat(np.arange(len(records)), counts)
+    names = ("request_id", "version", "primary", "answered_at", "error")
+    columns: dict[str, Any] = {name: records[name].take(parents) for name in names}
+    columns |= {name: pc.list_flatten(records[name]) for name in ("prediction", "shadow")}
+    columns["row"] = row = np.arange(len(parents)) - np.repeat(np.cumsum(counts) - counts, counts)
+    # Of a request, so it is told once.
+    columns["dropped"] = np.where(row == 0, records["dropped"].to_numpy()[parents], 0)
     return table_of(columns, schema)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
 
 from millrace.faults import fault_point
+from millrace.ledger import Entry, TrafficRecord
 from millrace.settings import Settings
+from millrace.traffic_rules import TrafficRules
 
 _TIMEOUT_SECONDS = 2.0
 
@@ -22,6 +25,19 @@ def ask(settings: Settings, pipeline: str) -> httpx.Response | None:
 
 
 def description(settings: Settings, pipeline: str) -> dict[str, Any] | None:
-    """Its version, package_digest, code and contract; None when it does not say."""
+    """Its version, package_digest, code, traffic and contract; None when it does not say."""
     answer = ask(settings, pipeline)
     return None if answer is None or not answer.is_success else dict(answer.json())
+
+
+def is_by_ledger(found: Mapping[str, Any], serving: Entry, traffic: TrafficRecord | None) -> bool:
+    """Whether a description is of what the ledger says: the version of `serving`, and beside it those of `traffic`."""
+    version, package = serving.subject, serving.detail["package"]
+    if found["version"] != version or (package and found["package_digest"] != package):
+        return False
+    rules = TrafficRules.only(version) if traffic is None else traffic.rules.for_replicas(version)
+    packages = {} if traffic is None else {other: traffic.packages[other] for other in rules.answering - {version}}
+    # One that knows of no traffic is of older code.
+    told = found.get("traffic", {"rules": "", "versions": {}})
+    beside = {other: digest for other, digest in told["versions"].items() if other != version}
+    return bool(told["rules"] == rules.digest and beside == packages)

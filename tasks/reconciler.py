@@ -1,8 +1,9 @@
 """Closes every gap between the ledger and the world: `python -m tasks.reconciler`, a part of the stack.
 
 It answers incidents whose event was lost, has flow runs go on whose process is gone or whose question was answered, has
-the version serve that the ledger names, asks for a rollback when a new version breaches its guard, and keeps the
-standby that does it. All of it may be done twice without harm, so it may be killed anywhere, and two of them may run.
+the versions serve that the ledger names, asks for a rollback when a new version breaches its guard, and keeps the
+standby that does it and the processes that mirror traffic. All of it may be done twice without harm, so it may be
+killed anywhere, and two of them may run.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tasks.guard_watch import GuardWatch
 from tasks.responses import start_training
 from tasks.reviving import Reviver
 from tasks.serving_watch import ServingWatch
+from tasks.shadow_watch import ShadowWatch
 from tasks.standby_watch import StandbyWatch
 
 #: Between two looks of the part that is in the greatest hurry; the others look each second.
@@ -70,7 +72,8 @@ class Responder:
 def run(settings: Settings, stopped: threading.Event) -> None:
     """Reconcile until `stopped`; what fails is logged and tried again."""
     ledger = Ledger(settings.ledger)
-    responder, standby = Responder(settings, ledger), StandbyWatch(settings, ledger)
+    responder = Responder(settings, ledger)
+    standby, shadows = StandbyWatch(settings, ledger), ShadowWatch(settings, ledger)
     others: list[Any] = [
         # First: the parts after it ask services that may be slow.
         GuardWatch(settings, ledger),
@@ -78,6 +81,7 @@ def run(settings: Settings, stopped: threading.Event) -> None:
         Reviver(settings, ledger),
         ApprovalWatch(settings, ledger),
         ServingWatch(settings, ledger),
+        shadows,
     ]
     tick = settings.state / "run" / TICK
     tick.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +94,7 @@ def run(settings: Settings, stopped: threading.Event) -> None:
             for part in others:
                 _tick(part)
     standby.close()
+    shadows.close()
 
 
 def _tick(part: Any) -> None:

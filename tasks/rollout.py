@@ -10,14 +10,15 @@ from __future__ import annotations
 from millrace.errors import ApprovalError, ConflictError
 from millrace.gate import Evaluation
 from millrace.ledger import Entry
+from millrace.traffic_rules import TrafficRules
 from ray_jobs.cluster import connect
 from ray_jobs.serve.deploy import Deployed, code_version, deploy
-from ray_jobs.serve.versions import Target
+from ray_jobs.serve.plan import TrafficPlan
 from tasks import artifacts
 from tasks.approval import use_approval
-from tasks.champion import registered, serving
+from tasks.champion import registered, serving, target_of, traffic_plan
 from tasks.champion_pile import served_before
-from tasks.endpoint import description
+from tasks.endpoint import description, is_by_ledger
 from tasks.registry import CHAMPION, Registry, Version
 from tasks.run import Run, step
 from tasks.run_kinds import PROMOTED
@@ -49,7 +50,8 @@ def promote_version(run: Run, version: Version, evaluation: Evaluation) -> Deplo
         ApprovalError: the spec asks for an approval, and this package has none that counts now.
     """
     approval = use_approval(run, version, evaluation)
-    deployed = serve_version(run, version)
+    # Alone, unless it is what serves already: then nothing of its traffic changes.
+    deployed = serve_plan(run, traffic_plan(run, version))
     rule = run.pipeline.spec.evaluation
     decision = run.ledger.decide(
         run.pipeline.name,
@@ -83,11 +85,10 @@ def promote_version(run: Run, version: Version, evaluation: Evaluation) -> Deplo
     return deployed
 
 
-def serve_version(run: Run, version: Version) -> Deployed:
-    """Put all traffic on `version`; a replica that was told of a later token refuses."""
+def serve_plan(run: Run, plan: TrafficPlan) -> Deployed:
+    """Have the versions of `plan` answer; a replica that was told of a later token refuses."""
     connect(run.settings)
-    target = Target(version.version, version.package_key, version.package_digest, run.proof.number)
-    return deploy(run.settings, run.pipeline.name, target, run.prove)
+    return deploy(run.settings, run.pipeline.name, plan, run.prove)
 
 
 def make_champion(run: Run, version: Version, decision: Entry) -> None:
@@ -104,7 +105,7 @@ def serve_again(run: Run) -> Deployed | None:
         champion = serving(held)
         if champion is None:
             return None
-        deployed = serve_version(held, champion)
+        deployed = serve_plan(held, traffic_plan(held, champion))
         if CHAMPION not in champion.aliases:
             held.prove()
             Registry(held.settings).set_alias(champion, CHAMPION)
@@ -112,15 +113,15 @@ def serve_again(run: Run) -> Deployed | None:
 
 
 def is_as_recorded(run: Run) -> bool:
-    """Whether the endpoint answers with the version that the ledger says serves, by the code of now, and it is the
-    champion in the registry too. Joining the cluster only to find that out takes a second; this takes none."""
+    """Whether the endpoint answers with the versions that the ledger says, by the code of now, and the one that serves
+    is the champion in the registry too. Joining the cluster only to find that out takes a second; this takes none."""
     entry = run.ledger.serving(run.pipeline.name)
     if entry is None:
         return False
     found = description(run.settings, run.pipeline.name)
     return (
         found is not None
-        and (found["version"], found["package_digest"]) == (entry.subject, entry.detail["package"])
+        and is_by_ledger(found, entry, run.ledger.traffic(run.pipeline.name))
         and found["code"] == code_version(run.pipeline, run.settings)
         and CHAMPION in registered(run, entry).aliases
     )
@@ -149,7 +150,7 @@ def refuse_version(run: Run, version: Version, evaluation: Evaluation) -> None:
 def roll_back(
     run: Run, to_version: str | None, requested_by: str, *, only_while: int | None = None, reason: str = ""
 ) -> Deployed:
-    """Let the version that served before serve again, or `to_version`.
+    """Let the version that served before serve again, or `to_version`, alone: what answered beside it ends.
 
     With `only_while`, the number of a `serving` entry, only while that entry is the newest: who asked for it saw what
     serves by that entry and nothing else.
@@ -175,18 +176,27 @@ def roll_back(
             allowed=f"entry {only_while}",
             next="nothing: somebody else was faster",
         )
-    version = _version_before(run, now.subject) if to_version is None else _version(run, to_version)
-    deployed = serve_version(run, version)
+    version = _version_before(run, now.subject) if to_version is None else approved_version(run, to_version)
+    deployed = serve_plan(run, TrafficPlan.alone(target_of(run, version)))
     if version.version != now.subject or done is not None:
         detail = {"from": now.subject, "to": version.version, "requested_by": requested_by, "reason": reason}
         decision = run.ledger.decide(
             name, ROLLED_BACK, run.id, detail, actor=requested_by, token=run.proof, once=run.id
         )
         make_champion(run, version, decision)
+    elif run.ledger.traffic(name) is not None:
+        alone = TrafficRules.only(version.version)
+        run.ledger.divide(name, version.version, alone, {}, actor=requested_by, token=run.proof)
     return deployed
 
 
-def _version(run: Run, number: str) -> Version:
+def approved_version(run: Run, number: str) -> Version:
+    """A registered version that may answer somebody.
+
+    Raises:
+        UnknownNameError: it is not registered.
+        ApprovalError: promotions are approved, and it never was.
+    """
     version = Registry(run.settings).version(run.pipeline.name, number)
     if run.pipeline.spec.approvals.promote and not _has_served(run, version):
         raise ApprovalError(

@@ -1,4 +1,4 @@
-"""Whether what answers is what the ledger says serves; if not, the `restore` flow puts it right."""
+"""Whether what answers is what the ledger says serves, and by which rules; if not, the `restore` flow puts it right."""
 
 from __future__ import annotations
 
@@ -69,9 +69,7 @@ class ServingWatch:
             return False
         if not answer.is_success:
             return True
-        found = answer.json()
-        package = entry.detail["package"]
-        return found["version"] == entry.subject and (not package or found["package_digest"] == package)
+        return endpoint.is_by_ledger(answer.json(), entry, self.ledger.traffic(entry.pipeline))
 
     def _alias_agrees(self, entry: Entry) -> bool:
         try:

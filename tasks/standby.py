@@ -1,5 +1,7 @@
 """The standby: a process that holds everything a rollback needs, so that one starts at once: `python -m tasks.standby`.
 
+Other changes of what serves go by it too, as a person waits for them.
+
 Importing Ray, Serve and the rest takes seconds of CPU, many more on a busy machine, which is when somebody rolls back.
 It is a driver of the Ray cluster that does nothing until the ledger has a request. The reconciler starts it, and starts
 it anew whenever it ends: so it ends by itself when anything about it is in doubt.
@@ -20,9 +22,11 @@ from millrace.logs import get_logger
 from millrace.settings import Settings, load_settings
 from ray_jobs.cluster import connect
 from ray_jobs.serve.deploy import serving
+from tasks import rollback, traffic
+from tasks.carry_out import is_passing
 from tasks.registry import Registry
-from tasks.rollback import is_passing, perform
-from tasks.rollback_requests import GUARD, READY, RollbackRequest, end, pending
+from tasks.rollback_requests import GUARD, READY, Request, RollbackRequest, end, pending
+from tasks.traffic_requests import TrafficRequest
 
 POLL_SECONDS = 0.1
 #: Seconds between two questions to Serve: by them the connection is known to live.
@@ -31,13 +35,23 @@ ASK_SECONDS = 2.0
 PAUSE_SECONDS = 2.0
 
 
+def perform(request: Request) -> object:
+    """Do what is asked for, whatever it is."""
+    match request:
+        case RollbackRequest():
+            return rollback.perform(request)
+        case TrafficRequest():
+            return traffic.perform(request)
+    raise AssertionError(f"nobody knows how to do {request}")
+
+
 @dataclass
 class Standby:
     """Acts on requests, one after the other."""
 
     settings: Settings
     ledger: Ledger
-    act: Callable[[RollbackRequest], object] = perform
+    act: Callable[[Request], object] = perform
     clock: Callable[[], float] = time.monotonic
     _not_before: dict[str, float] = field(default_factory=dict)
 
@@ -47,14 +61,15 @@ class Standby:
         Raises:
             MillraceError: the ledger is away, or another life of this process has taken over.
         """
-        for request in pending(self.ledger):
+        for request in pending(self.ledger, RollbackRequest, TrafficRequest):
             if self.clock() < self._not_before.get(request.id, float("-inf")):
                 continue
-            get_logger().warning("rolling back", pipeline=request.pipeline, requested_by=request.requested_by)
+            told = {"pipeline": request.pipeline, "requested_by": request.requested_by}
+            get_logger().warning(request.requested.replace("_", " "), **told)
             try:
                 self.act(request)
             except MillraceError as error:
-                get_logger().error("no rollback", pipeline=request.pipeline, error=str(error))
+                get_logger().error("not done", pipeline=request.pipeline, error=str(error))
                 if not is_passing(error):
                     continue
                 if request.requested_by != GUARD:

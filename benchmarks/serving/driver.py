@@ -63,7 +63,7 @@ class Deployer:
 
         if code is not None:
             # New code is new processes. Which code it is matters to nothing else, so a name does for a changed file.
-            deploy._code_version = lambda pipeline, settings: code
+            deploy.code_version = lambda pipeline, settings: code
         return {"seconds": deploy.deploy(self.settings, self.name, self.targets[version]).seconds}
 
     def replicas(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from millrace.errors import ConflictError
 from millrace.faults import fault_point
 from millrace.ledger import journal, outbox
 from millrace.ledger.database import Database
@@ -18,9 +19,11 @@ from millrace.ledger.outbox import Outbox
 from millrace.ledger.slots import Slots, Token, require
 from millrace.ledger.tables import COSTS, ENTRIES
 from millrace.storage import digest_json
+from millrace.traffic_rules import TrafficRules
 from millrace.window import Window, stamp, utc
 
 SERVING = "serving"
+TRAFFIC = "traffic"
 REGISTERED = "registered"
 WINDOW_CHECKED = "window_checked"
 
@@ -34,6 +37,15 @@ class CheckRecord:
     window: Window
     bad: bool
     verdicts: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficRecord:
+    """By which rules several versions answer, and which packages those beside the primary are."""
+
+    entry: Entry
+    rules: TrafficRules
+    packages: Mapping[str, str]
 
 
 class Ledger:
@@ -132,6 +144,61 @@ class Ledger:
         Its subject is the version, `detail["package"]` the package's digest.
         """
         return self.newest(pipeline, SERVING, until=at)
+
+    def divide(
+        self,
+        pipeline: str,
+        version: str,
+        rules: TrafficRules,
+        packages: Mapping[str, str],
+        *,
+        actor: str,
+        token: Token,
+        once: str | None = None,
+    ) -> Entry:
+        """Record by which rules versions answer beside `version`, the one that serves, until another one serves.
+
+        `packages` maps each version beside it to its package's digest. Said twice with the same `once` it is kept once;
+        without it, said twice by one run.
+
+        Raises:
+            FencedError: `token` no longer holds.
+            ConflictError: another version serves.
+        """
+        with fault_point("ledger.divide"), self._database.write() as connection:
+            require(connection, token)
+            now = journal.newest(connection, pipeline, SERVING)
+            if now is None or now.subject != version:
+                raise ConflictError(
+                    f"the traffic of '{pipeline}' is not divided: another version serves",
+                    got="none" if now is None else now.subject,
+                    allowed=version,
+                    next="look at what serves, then ask again",
+                )
+            detail = {
+                "serving": now.sequence,
+                "rules": rules.as_json(),
+                "packages": dict(packages),
+                "once": once or token.holder,
+            }
+            fact = Fact(pipeline, TRAFFIC, version, detail, actor, once or token.holder)
+            return journal.append(connection, fact)[0][0]
+
+    def traffic(self, pipeline: str) -> TrafficRecord | None:
+        """The rules by which versions answer beside the one that serves; None: it answers alone.
+
+        Raises:
+            DigestError: the entry does not hold what it should.
+        """
+        with self._database.read() as connection:
+            serving = journal.newest(connection, pipeline, SERVING)
+            found = journal.newest(connection, pipeline, TRAFFIC)
+        if serving is None or found is None:
+            return None
+        with journal.sound():
+            if found.detail["serving"] != serving.sequence:
+                return None
+            return TrafficRecord(found, TrafficRules.from_json(found.detail["rules"]), dict(found.detail["packages"]))
 
     def registered(self, pipeline: str, package: str) -> str | None:
         """The number of the model version that `package` (a digest) was registered as, or None."""

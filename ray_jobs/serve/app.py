@@ -1,8 +1,8 @@
 """The Ray Serve deployment around `PredictionService`: the only ingress, one hop, one process per replica.
 
-The version that a replica serves is the deployment's `user_config`, which the Serve controller keeps: a replica that
-is started again after a crash gets it before it takes requests. A change of version does not come that way, see
-docs/decisions/0003-serving.md: `prepare` and `activate` bring it to the running replicas first.
+What a replica serves, a plan of one version or several, is the deployment's `user_config`, which the Serve controller
+keeps: a replica that is started again after a crash gets it before it takes requests. A change of it does not come
+that way, see docs/decisions/0003-serving.md: `prepare` and `activate` bring it to the running replicas first.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from millrace.signing import Keys
 from millrace.storage import ObjectStore
 from ray_jobs.serve.door import Door
 from ray_jobs.serve.load import Counted, ServiceLoad
+from ray_jobs.serve.plan import TrafficPlan
 from ray_jobs.serve.service import PredictionService
 from ray_jobs.serve.tracing import Traces
-from ray_jobs.serve.versions import Target
 
 _log = logging.getLogger(__name__)
 
@@ -65,25 +65,32 @@ class Replica:
 
     async def reconfigure(self, user_config: Mapping[str, str]) -> None:
         """Called by Serve before a new replica takes requests, and after every change of `user_config`."""
+        plan = TrafficPlan.from_config(user_config)
         try:
-            await self._service.load(Target.from_config(user_config))
+            await self._service.load(plan)
         except FencedError as error:
             # A zombie wrote it. Raised on, it would stop this replica; the reconciler puts the configuration right.
             _log.warning("%s", error)
+        except MillraceError as error:
+            if plan.is_alone:
+                raise
+            # Raised on, no replica could start because of a version that answers a few; the primary's package is sound.
+            _log.error("version %s answers alone: %s", plan.primary.version, error)
+            await self._service.load(TrafficPlan.alone(plan.primary))
         self._load.warmed()
 
-    async def prepare(self, target: Mapping[str, str]) -> MillraceError | None:
-        """Load `target` beside the version that answers; the error, if it cannot be served."""
+    async def prepare(self, plan: Mapping[str, str]) -> MillraceError | None:
+        """Load what `plan` needs beside what answers; the error, if it cannot be served."""
         try:
-            await self._service.prepare(Target.from_config(target))
+            await self._service.prepare(TrafficPlan.from_config(plan))
         except MillraceError as error:
             return error
         return None
 
-    async def activate(self, target: Mapping[str, str]) -> MillraceError | None:
-        """Serve `target` from now on; the error, if it cannot be served."""
+    async def activate(self, plan: Mapping[str, str]) -> MillraceError | None:
+        """Serve by `plan` from now on; the error, if it cannot be served."""
         try:
-            await self._service.load(Target.from_config(target))
+            await self._service.load(TrafficPlan.from_config(plan))
         except MillraceError as error:
             return error
         return None

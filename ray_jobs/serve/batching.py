@@ -72,6 +72,8 @@ class Batcher:
     cache: AnswerCache | None = None
     cost: BatchCost = field(default_factory=BatchCost)
     clock: Callable[[], float] = perf_counter
+    #: Batchers of other versions on the same event loop; between two batches of this one, each of them has one.
+    peers: tuple[Batcher, ...] = field(default=(), repr=False, compare=False)
     _queues: dict[str, deque[Turn]] = field(default_factory=dict, init=False)
     _rows: int = field(default=0, init=False)
     _rows_of: dict[str, int] = field(default_factory=dict, init=False)
@@ -86,7 +88,7 @@ class Batcher:
         """The largest batch that lets a request that just missed one be answered in time."""
         if self.target_seconds is None:
             return _MOST_ROWS
-        return min(_MOST_ROWS, self.cost.rows_within(self.target_seconds / _BATCHES))
+        return min(_MOST_ROWS, self.cost.rows_within(self.target_seconds / (_BATCHES * (1 + len(self.peers)))))
 
     def deadline(self, arrived: float) -> float:
         """When a request that arrived then is of no use any more."""
@@ -98,7 +100,9 @@ class Batcher:
         Raises:
             OverloadedError: the queue is too long.
         """
-        if not self._rows or deadline == float("inf"):
+        if deadline == float("inf"):
+            return
+        if not self._rows and not (self.peers and any(peer.waiting_rows for peer in self.peers)):
             return
         wait = self._wait(customer, rows)
         if self.clock() + wait > deadline:
@@ -142,7 +146,14 @@ class Batcher:
         mine = self._rows_of.get(customer, 0) + rows
         ahead = min(self._rows + rows, mine * (len(self._queues) + (customer not in self._queues)))
         batches, rest = divmod(ahead, self.most_rows)
-        return batches * self.cost.seconds(self.most_rows) + (self.cost.seconds(rest) if rest else 0.0)
+        own = batches * self.cost.seconds(self.most_rows) + (self.cost.seconds(rest) if rest else 0.0)
+        return own + sum(peer.backlog(batches + 1) for peer in self.peers)
+
+    def backlog(self, batches: int) -> float:
+        """Seconds that its next `batches` batches will take, as far as there are so many."""
+        whole, rest = divmod(self._rows, self.most_rows)
+        seconds = min(whole, batches) * self.cost.seconds(self.most_rows)
+        return seconds + (self.cost.seconds(rest) if rest and whole < batches else 0.0)
 
     def _flush(self) -> None:
         self._is_due = False

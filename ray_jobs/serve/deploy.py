@@ -1,4 +1,4 @@
-"""Which version of a pipeline Ray Serve answers with. The caller has connected to Ray; Serve is running already."""
+"""Which versions of a pipeline Ray Serve answers with. The caller has connected to Ray; Serve is running already."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from millrace.settings import Settings
 from millrace.storage import ObjectStore
 from ray_jobs.serve.autoscaling import Scaling, autoscaling_config
 from ray_jobs.serve.door import Door
-from ray_jobs.serve.versions import Target, other_package
+from ray_jobs.serve.plan import Served, TrafficPlan, plan_of
+from ray_jobs.serve.versions import other_package
 
 DEPLOYMENT = "model"
 
@@ -31,20 +32,22 @@ _CODE = "code"
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """What serves now. `seconds` is how long the call that says so took."""
+    """What serves now: the primary's version. `seconds` is how long the call that says so took, `switch_seconds` the
+    part of it in which the replicas changed over, one after the other."""
 
     name: str
     version: str
     url: str
     seconds: float
     replicas: int
+    switch_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
     """What the Serve controller holds of a pipeline."""
 
-    target: Target | None
+    plan: TrafficPlan | None
     code: str
     status: str
     message: str
@@ -54,35 +57,47 @@ class _State:
 
 
 def deploy(
-    settings: Settings, pipeline_name: str, target: Target, prove: Callable[[], None] = lambda: None
+    settings: Settings, pipeline_name: str, served: Served, prove: Callable[[], None] = lambda: None
 ) -> Deployed:
-    """Serve `target` of the pipeline; on any error the version that served before still does.
+    """Serve a version of the pipeline, or several by a plan; on any error what served before still does.
 
-    Calling it again for the version that serves changes nothing. `prove` is called before each change and raises when
-    whoever calls this may no longer make it.
+    Calling it again for what serves changes nothing. `prove` is called before each change and raises when whoever
+    calls this may no longer make it.
 
     Raises:
-        FencedError: a replica was told of a later token than the target's.
-        ArtifactError: the package is absent.
+        FencedError: a replica was told of a later token than the plan's.
+        ArtifactError: a package is absent.
         DigestError: it is another package than was registered, or damaged.
-        PackageError: it does not answer as its trainer did, or its replicas do not start.
+        PackageError: it does not answer as its trainer did, does not take the primary's requests, or its replicas do
+            not start.
         ServiceError: Serve is not running.
     """
     started = time.perf_counter()
+    plan = plan_of(served)
     pipeline = load_pipeline(pipeline_name, settings.pipelines)
-    package = ObjectStore.of(settings).get(target.package_key)
-    if package.digest != target.package_digest:
-        raise other_package(target, package.digest)
+    store = ObjectStore.of(settings)
+    for target in plan.targets:
+        package = store.get(target.package_key)
+        if package.digest != target.package_digest:
+            raise other_package(target, package.digest)
     client = _client()
     state = _state(client, pipeline_name)
     code = code_version(pipeline, settings)
-    if state is None or not _is_current(state, target, code, pipeline):
-        if state is not None and state.running and state.code == code:
-            prove()
-            _switch(pipeline_name, target)
+    is_current = state is not None and _is_current(state, plan, code, pipeline)
+    runs = state is not None and state.running > 0 and state.code == code
+    switched = 0.0
+    # A replica that was started with a plan it cannot keep serves the primary alone: whoever wants the plan is told.
+    if runs and not (is_current and plan.is_alone):
         prove()
-        _run(settings, pipeline, target, code, previous=state.target if state else None)
-    return _deployed(settings, pipeline_name, target.version, time.perf_counter() - started, _running(client, pipeline))
+        switched = _switch(pipeline_name, plan)
+    if not is_current:
+        prove()
+        _run(settings, pipeline, plan, code, previous=state.plan if state else None)
+    if not runs and not plan.is_alone:
+        prove()
+        switched = _switch(pipeline_name, plan)
+    seconds, replicas = time.perf_counter() - started, _running(client, pipeline)
+    return _deployed(settings, pipeline_name, plan.primary.version, seconds, replicas, switched)
 
 
 def serving(settings: Settings, pipeline_name: str) -> Deployed | None:
@@ -93,9 +108,10 @@ def serving(settings: Settings, pipeline_name: str) -> Deployed | None:
     """
     started = time.perf_counter()
     state = _state(_client(), pipeline_name)
-    if state is None or state.target is None or not state.running:
+    if state is None or state.plan is None or not state.running:
         return None
-    return _deployed(settings, pipeline_name, state.target.version, time.perf_counter() - started, state.running)
+    version = state.plan.primary.version
+    return _deployed(settings, pipeline_name, version, time.perf_counter() - started, state.running)
 
 
 def remove(pipeline_name: str) -> None:
@@ -132,23 +148,19 @@ def _state(client: Any, pipeline_name: str) -> _State | None:
     code = config.pop(_CODE, "")
     running = sum(replica["state"] == "RUNNING" for replica in deployment["replicas"])
     message = deployment["message"] or application["message"]
-    target = Target.from_config(config) if config else None
+    plan = TrafficPlan.from_config(config) if config else None
     wanted = deployment["target_num_replicas"]
     scaling = Scaling.of_deployment(deployment["deployment_config"])
-    return _State(target, code, application["status"], message, running, wanted, scaling)
+    return _State(plan, code, application["status"], message, running, wanted, scaling)
 
 
-def _is_current(state: _State, target: Target, code: str, pipeline: Pipeline) -> bool:
+def _is_current(state: _State, plan: TrafficPlan, code: str, pipeline: Pipeline) -> bool:
     spec = pipeline.spec.serving
     scaling = Scaling.of(spec)
     # How many are wanted just now is the policy's matter, where there is one.
     enough = state.running > 0 if scaling else state.running == state.wanted == spec.replicas
     return (
-        state.target == target
-        and state.code == code
-        and state.status == "RUNNING"
-        and state.scaling == scaling
-        and enough
+        state.plan == plan and state.code == code and state.status == "RUNNING" and state.scaling == scaling and enough
     )
 
 
@@ -160,54 +172,58 @@ def _running(client: Any, pipeline: Pipeline) -> int:
     return 0 if state is None else state.running
 
 
-def _switch(pipeline_name: str, target: Target) -> None:
-    """Bring `target` to the running replicas: all load it, then all serve it. No replica leaves the rotation."""
+def _switch(pipeline_name: str, plan: TrafficPlan) -> float:
+    """Bring `plan` to the running replicas: all load it, then all serve by it; the seconds of the latter. No replica
+    leaves the rotation."""
     from ray import serve
 
     handle = serve.get_deployment_handle(DEPLOYMENT, pipeline_name)
     # In throughput mode a handle's router wants the caller's event loop, and a driver has none.
     if not handle.is_initialized:
         handle._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]
+    began = 0.0
     for method in ("prepare", "activate"):
+        began = time.perf_counter()
         try:
             with fault_point("serve.broadcast"):
-                errors = handle.broadcast(method, target.as_config()).results(timeout_s=_LOAD_SECONDS)
+                errors = handle.broadcast(method, plan.as_config()).results(timeout_s=_LOAD_SECONDS)
         except TimeoutError as error:
             raise ServiceError(
-                f"the replicas of {pipeline_name} did not load version {target.version}",
+                f"the replicas of {pipeline_name} did not load {plan}",
                 allowed=f"{_LOAD_SECONDS:g} s",
                 next="look at the replica's log, then deploy again",
             ) from error
         for found in errors:
             if isinstance(found, MillraceError):
                 raise found
+    return time.perf_counter() - began
 
 
-def _run(settings: Settings, pipeline: Pipeline, target: Target, code: str, *, previous: Target | None) -> None:
-    """Make `target` the deployment's durable state, and start its replicas where there are none."""
+def _run(settings: Settings, pipeline: Pipeline, plan: TrafficPlan, code: str, *, previous: TrafficPlan | None) -> None:
+    """Make `plan` the deployment's durable state, and start its replicas where there are none."""
     try:
-        _submit(settings, pipeline, target, code)
-        _wait_until_running(pipeline.name, target)
+        _submit(settings, pipeline, plan, code)
+        _wait_until_running(pipeline.name, plan)
     except PackageError:
         # What failed must not be what a replica that crashes later comes back with.
         if previous is None:
             remove(pipeline.name)
-        elif previous != target:
+        elif previous != plan:
             _submit(settings, pipeline, previous, code)
         raise
 
 
-def _submit(settings: Settings, pipeline: Pipeline, target: Target, code: str) -> None:
+def _submit(settings: Settings, pipeline: Pipeline, plan: TrafficPlan, code: str) -> None:
     from ray import serve
 
     run = serve.RunTarget(
-        _application(settings, pipeline, target, code), name=pipeline.name, route_prefix=f"/v1/{pipeline.name}"
+        _application(settings, pipeline, plan, code), name=pipeline.name, route_prefix=f"/v1/{pipeline.name}"
     )
     with fault_point("serve.submit"):
         serve.run_many([run], wait_for_applications_running=False)
 
 
-def _wait_until_running(pipeline_name: str, target: Target) -> None:
+def _wait_until_running(pipeline_name: str, plan: TrafficPlan) -> None:
     # serve.run would look once a second.
     deadline = time.monotonic() + _LOAD_SECONDS
     while time.monotonic() < deadline:
@@ -216,19 +232,19 @@ def _wait_until_running(pipeline_name: str, target: Target) -> None:
             return
         if state is not None and state.status == "DEPLOY_FAILED":
             raise PackageError(
-                f"no replica of {pipeline_name} can serve version {target.version}",
+                f"no replica of {pipeline_name} can serve {plan}",
                 got=_reason(state.message),
                 next="correct what the message names, then deploy again",
             )
         time.sleep(_POLL_SECONDS)
     raise ServiceError(
-        f"{pipeline_name} did not come up with version {target.version}",
+        f"{pipeline_name} did not come up with {plan}",
         allowed=f"{_LOAD_SECONDS:g} s",
         next="look at Serve's log; are there free CPU cores for its replicas?",
     )
 
 
-def _application(settings: Settings, pipeline: Pipeline, target: Target, code: str) -> Any:
+def _application(settings: Settings, pipeline: Pipeline, plan: TrafficPlan, code: str) -> Any:
     from ray import serve
 
     from ray_jobs.serve.app import Replica
@@ -244,7 +260,7 @@ def _application(settings: Settings, pipeline: Pipeline, target: Target, code: s
         _internal=True,
         **number,
         max_ongoing_requests=spec.max_ongoing_requests,
-        user_config={**target.as_config(), _CODE: code},
+        user_config={**plan.as_config(), _CODE: code},
         ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": spec.gpus_per_replica},
         max_constructor_retry_count=_MAX_CONSTRUCTOR_TRIES,
         # New code comes up beside the old before that stops.
@@ -275,8 +291,10 @@ def code_version(pipeline: Pipeline, settings: Settings) -> str:
     return digest.hexdigest()[:16]
 
 
-def _deployed(settings: Settings, name: str, version: str, seconds: float, replicas: int) -> Deployed:
-    return Deployed(name, version, f"{settings.serve_url}/v1/{name}", seconds, replicas)
+def _deployed(
+    settings: Settings, name: str, version: str, seconds: float, replicas: int, switched: float = 0.0
+) -> Deployed:
+    return Deployed(name, version, f"{settings.serve_url}/v1/{name}", seconds, replicas, switched)
 
 
 def _reason(text: str) -> str:

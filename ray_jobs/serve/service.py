@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -47,23 +48,30 @@ from ray_jobs.serve import metrics
 from ray_jobs.serve.asgi import Receive, Reply, Scope, Send, json_reply, lifespan, read_body
 from ray_jobs.serve.batching import Turn
 from ray_jobs.serve.door import NOBODY, Door
+from ray_jobs.serve.live import Live, live_with_logs, logs_of, require_same_requests
 from ray_jobs.serve.metrics import Metrics
+from ray_jobs.serve.plan import Served, TrafficPlan, plan_of
 from ray_jobs.serve.problems import MethodError, NoRouteError, problem
-from ray_jobs.serve.serving import Serving, serving_with_logs
+from ray_jobs.serve.serving import Serving
 from ray_jobs.serve.tracing import Traces, traceparent_for
 from ray_jobs.serve.versions import Answers, LoadedVersion, Target, load_version
 
 _log = logging.getLogger(__name__)
 _REQUEST_ID = b"x-request-id"
+_SESSION_ID = b"x-session-id"
 
 
 @dataclass(slots=True)
 class _Asked:
-    """A request and what is known of it so far. `started` is of `time.perf_counter`."""
+    """A request and what is known of it so far. `started` is of `time.perf_counter`; `draw` is its random number, drawn
+    once, so that asked twice which version answers it, the answer is the same."""
 
     started: float
     id: str
+    draw: float
     customer: str = NOBODY
+    session: str = ""
+    named: str | None = None
     headers: Sequence[tuple[bytes, bytes]] = ()
     is_prediction: bool = False
     version: str = ""
@@ -83,6 +91,7 @@ class _Route:
     handler: Callable[[bytes, _Asked], Awaitable[Reply]]
     is_prediction: bool = False
     is_for_operators: bool = False
+    version: str | None = None
 
 
 class PredictionService:
@@ -95,7 +104,7 @@ class PredictionService:
     asks what serves.
 
     Building it recovers what killed processes left in the inference log. It answers predictions once `load` has
-    brought a version.
+    brought a version, or a plan of several.
     """
 
     def __init__(
@@ -119,9 +128,10 @@ class PredictionService:
         self._echo_request_id = echo_request_id
         self._code = code
         self._loading = asyncio.Lock()
-        self._prepared: LoadedVersion | None = None
-        self._serving: Serving | None = None
+        self._prepared: dict[Target, LoadedVersion] = {}
+        self._live: Live | None = None
         self._newest_token = 0
+        self._draw = random.Random().random
         self._failures = failures_writer(log_folder, pipeline.spec.serving.log_rotate_seconds)
         self._routes = {
             "/predict": _Route("POST", self._predict, is_prediction=True),
@@ -139,51 +149,74 @@ class PredictionService:
             _log.exception("inference log of %s", pipeline.name)
 
     @property
-    def target(self) -> Target | None:
-        """The version that answers."""
-        return self._serving.version.target if self._serving else None
+    def plan(self) -> TrafficPlan | None:
+        """What answers, and by which rules."""
+        return self._live.plan if self._live else None
 
-    async def prepare(self, target: Target) -> None:
-        """Load `target` beside the version that answers, without serving it yet; errors as in `load_version`.
+    @property
+    def target(self) -> Target | None:
+        """The version that answers where no rule names another."""
+        return self._live.plan.primary if self._live else None
+
+    async def prepare(self, served: Served) -> None:
+        """Load what is missing of a plan beside what answers, without serving it yet; errors as in `load_version`.
 
         Raises:
             FencedError: a later token was shown already: who asks no longer decides what serves.
+            PackageError: two of its versions take different requests.
         """
         async with self._loading:
-            if target.token < self._newest_token:
-                raise FencedError(
-                    f"version {target.version} is not served: a later run decides",
-                    got=f"token {target.token}",
-                    allowed=f"{self._newest_token} or later",
-                    next="nothing: the later run's version serves",
-                )
-            self._newest_token = target.token
-            if target not in (self.target, self._prepared and self._prepared.target):
-                self._prepared = await asyncio.to_thread(load_version, target, self._store, self.pipeline)
+            await self._prepare(plan_of(served))
 
-    async def load(self, target: Target) -> None:
-        """Serve `target` from now on; on any error (see `load_version`) the old version stays."""
-        await self.prepare(target)
+    async def load(self, served: Served) -> None:
+        """Serve by a plan from now on; on any error (see `prepare`) what answered before still does."""
+        plan = plan_of(served)
         async with self._loading:
-            if self._prepared is None or self._prepared.target != target:
+            await self._prepare(plan)
+            before = self._live
+            if before is not None and before.plan == plan:
                 return
-            old, version = self._serving, self._prepared
-            new = await asyncio.to_thread(serving_with_logs, version, self._folder, old)
-            self._serving, self._prepared = new, None
+            # In one step: a request finds all of the plan, or all of the one before.
+            live = self._live = await asyncio.to_thread(live_with_logs, plan, self._prepared, self._folder, before)
+            self._prepared = {}
             if self._door is not None:
-                spec = version.predictor.spec.serving
+                spec = live.primary.version.predictor.spec.serving
                 limit = None if spec.customer_limit is None else spec.customer_limit.limit
                 self._door.divide(limit, spec.replicas)
-        if old is not None:
-            # When this returns, the old version has given its last answer, and nobody writes to what is closed.
-            await old.drained()
-            await asyncio.to_thread(_close, {old.answers, old.outcomes} - {new.answers, new.outcomes})
+        gone = [] if before is None else live.gone_since(before)
+        for serving in gone:
+            # When this returns, it has given its last answer, and nobody writes to what is closed.
+            await serving.drained()
+        if gone:
+            in_use = logs_of(self._live.servings.values())
+            await asyncio.to_thread(_close, logs_of(gone) - in_use)
+
+    async def _prepare(self, plan: TrafficPlan) -> None:
+        if plan.token < self._newest_token:
+            raise FencedError(
+                f"{plan} is not served: a later run decides",
+                got=f"token {plan.token}",
+                allowed=f"{self._newest_token} or later",
+                next="nothing: the later run's version serves",
+            )
+        self._newest_token = plan.token
+        # What an earlier plan left, and nobody has asked for since, makes room.
+        self._prepared = {target: version for target, version in self._prepared.items() if target in plan.targets}
+        loaded: dict[Target, LoadedVersion] = {}
+        for target in plan.targets:
+            found = (self._live and self._live.loaded(target)) or self._prepared.get(target)
+            if found is None:
+                found = await asyncio.to_thread(load_version, target, self._store, self.pipeline)
+                self._prepared[target] = found
+            loaded[target] = found
+        for other in plan.others:
+            require_same_requests(loaded[plan.primary], loaded[other])
 
     def close(self) -> None:
         """Close the logs; later requests are refused."""
-        serving, self._serving = self._serving, None
-        if serving is not None:
-            _close({serving.answers, serving.outcomes})
+        live, self._live = self._live, None
+        if live is not None:
+            _close(logs_of(live.servings.values()))
         self._failures.close()
         if self._traces is not None:
             self._traces.close()
@@ -196,7 +229,7 @@ class PredictionService:
             await self._http(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = _Asked(time.perf_counter(), new_request_id(), headers=scope["headers"])
+        asked = _Asked(time.perf_counter(), new_request_id(), self._draw(), headers=scope["headers"])
         path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
         try:
             reply = await self._answer(path, scope, receive, asked)
@@ -207,7 +240,7 @@ class PredictionService:
             # An overload is no fault of the version, and is counted; a line each would make it worse.
             if reply.status >= 500 and not isinstance(error, OverloadedError):
                 _log.error("request %s failed", asked.id, exc_info=error)
-                self._log_failure(asked.id, reply.status, error)
+                self._log_failure(asked, reply.status, error)
         traces = self._traces if asked.is_prediction else None
         more = [] if traces is None else [(TRACEPARENT, traceparent_for(asked))]
         if self._echo_request_id:
@@ -226,8 +259,10 @@ class PredictionService:
                 asked.id = check_request_id(value.decode("latin-1"))
             elif name == TRACEPARENT:
                 asked.parent = value if asked.parent is None else b""
+            elif name == _SESSION_ID:
+                asked.session = value.decode("latin-1")
         route = self._route(path)
-        asked.is_prediction = route.is_prediction
+        asked.is_prediction, asked.named = route.is_prediction, route.version
         if route.method != scope["method"]:
             raise MethodError("this path has another method", got=scope["method"], allowed=route.method)
         if self._door is not None and route.is_for_operators:
@@ -236,9 +271,9 @@ class PredictionService:
             return await route.handler(b"", asked)
         if self._door is not None:
             asked.customer = self._door.check(asked.headers)
-        if route.is_prediction and self._serving is not None:
+        if route.is_prediction and self._live is not None:
             # Before its body is read and parsed: what is refused should cost the others as little as can be.
-            batcher = self._serving.version.batcher
+            batcher = self._serving_of(asked).version.batcher
             batcher.require_time(asked.customer, batcher.deadline(asked.started))
         body = await read_body(scope, receive, self._max_body_bytes)
         return None if body is None else await route.handler(body, asked)
@@ -247,7 +282,8 @@ class PredictionService:
         if (route := self._routes.get(path)) is not None:
             return route
         if (named := find_route(path)) is not None:
-            return _Route(named.method, partial(self._open_inference, named), is_prediction=named.operation == "infer")
+            handler, is_prediction = partial(self._open_inference, named), named.operation == "infer"
+            return _Route(named.method, handler, is_prediction=is_prediction, version=named.version)
         raise NoRouteError("there is no such path", got=path, allowed=f"{', '.join(self._routes)}, /v2")
 
     @property
@@ -255,14 +291,22 @@ class PredictionService:
         spec = self._serving.version.predictor.spec if self._serving else self.pipeline.spec
         return spec.serving.max_body_bytes
 
-    def _current(self) -> Serving:
-        if self._serving is None:
+    @property
+    def _serving(self) -> Serving | None:
+        return self._live.primary if self._live else None
+
+    def _current(self) -> Live:
+        if self._live is None:
             raise ServiceError("no version is loaded yet", next="wait until /ready answers 200, or deploy a version")
-        return self._serving
+        return self._live
 
     def _serving_of(self, asked: _Asked) -> Serving:
-        """What answers this request, from here to its log line."""
-        serving = self._current()
+        """What answers this request. Asked again after a wait: the plan may be another one by then."""
+        live = self._current()
+        if asked.named is None:
+            serving = live.serving_of(asked.customer, asked.session, asked.id, asked.draw)
+        else:
+            serving = live.named(asked.named)
         asked.version = serving.version.target.version
         return serving
 
@@ -307,7 +351,8 @@ class PredictionService:
                 return json_reply(200, server_metadata())
             case "server_live":
                 return json_reply(200, server_live())
-        with self._serving_of(asked).used() as serving:
+        chosen = self._serving_of(asked) if route.operation == "infer" else self._current().named(route.version)
+        with chosen.used() as serving:
             return await self._open_inference_of(serving, route, body, asked)
 
     async def _open_inference_of(self, serving: Serving, route: Route, body: bytes, asked: _Asked) -> Reply:
@@ -335,22 +380,22 @@ class PredictionService:
         return Reply(200, encoded.body, content_type, tuple(headers))
 
     async def _openapi(self, body: bytes, asked: _Asked) -> Reply:
-        version = self._current().version
+        version = self._current().primary.version
         return json_reply(200, openapi.document(version.predictor.spec, version.target.version))
 
-    def _log_failure(self, request_id: str, status: int, error: Exception) -> None:
+    def _log_failure(self, asked: _Asked, status: int, error: Exception) -> None:
         """Keep for the guard that the version did not answer. No wait lies between its attempt and this line."""
         if self._serving is None:
             return
-        version = self._serving.version.target.version
+        version = asked.version or self._serving.version.target.version
         try:
-            self._failures.append(failure_record(request_id, version, datetime.now(UTC), status, error))
+            self._failures.append(failure_record(asked.id, version, datetime.now(UTC), status, error))
         except MillraceError:
             # A full disk, most likely: the caller must get the answer that tells the first error.
-            _log.exception("the failure of request %s is not in the log", request_id)
+            _log.exception("the failure of request %s is not in the log", asked.id)
 
     async def _outcomes(self, body: bytes, asked: _Asked) -> Reply:
-        serving = self._current()
+        serving = self._current().primary
         outcomes = serving.version.contract.parse_outcomes(body)
         serving.outcomes.append(outcome_record(outcomes))
         return json_reply(202, {"request_id": asked.id, "accepted": len(outcomes.rows)})
@@ -359,7 +404,7 @@ class PredictionService:
         return json_reply(200, {"status": "alive"})
 
     async def _ready(self, body: bytes, asked: _Asked) -> Reply:
-        return json_reply(200, {"status": "ready", "version": self._current().version.target.version})
+        return json_reply(200, {"status": "ready", "version": self._current().plan.primary.version})
 
     async def _metrics_text(self, body: bytes, asked: _Asked) -> Reply:
         if self._metrics is None:
@@ -367,7 +412,8 @@ class PredictionService:
         return Reply(200, self._metrics.text(), metrics.CONTENT_TYPE)
 
     async def _describe(self, body: bytes, asked: _Asked) -> Reply:
-        version = self._current().version
+        live = self._current()
+        version = live.primary.version
         spec = version.predictor.spec
         document = {
             "pipeline": spec.name,
@@ -375,6 +421,7 @@ class PredictionService:
             "version": version.target.version,
             "package_digest": version.target.package_digest,
             "code": self._code,
+            "traffic": live.plan.described(),
             "contract": {
                 "event_time": spec.data.event_time,
                 "row_id": spec.data.row_id,

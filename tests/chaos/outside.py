@@ -22,7 +22,7 @@ from millrace.errors import ConflictError, FencedError, UnknownNameError
 from millrace.faults import fault_point
 from millrace.settings import Settings
 from ray_jobs.serve.deploy import Deployed
-from ray_jobs.serve.versions import Target
+from ray_jobs.serve.plan import Served, plan_of
 
 _NAMESPACE = uuid.UUID("6d696c6c-7261-6365-0000-000000000000")
 EMPTY: dict[str, Any] = {"runs": {}, "events": [], "mlflow": {"runs": {}, "models": {}}, "serve": {}}
@@ -190,7 +190,8 @@ class Serve:
     def __init__(self, outside: Outside) -> None:
         self._outside = outside
 
-    def deploy(self, settings: Settings, name: str, target: Target, prove: Any = lambda: None) -> Deployed:
+    def deploy(self, settings: Settings, name: str, served: Served, prove: Any = lambda: None) -> Deployed:
+        target = plan_of(served).primary
         for point in ("serve.broadcast", "serve.submit"):
             prove()
             with fault_point(point), self._outside.edit() as state:

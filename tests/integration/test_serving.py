@@ -36,6 +36,7 @@ from millrace.package import PROBE, LabelScale, Predictor, publish_package
 from millrace.pipeline import load_pipeline
 from millrace.signing import Keys
 from millrace.storage import ObjectStore
+from ray_jobs.serve.plan import TrafficPlan
 from tests.waiting import until
 
 DRIVER = """
@@ -44,6 +45,7 @@ import ray
 from millrace.errors import MillraceError
 from millrace.settings import load_settings
 from ray_jobs.serve import deploy
+from ray_jobs.serve.plan import TrafficPlan
 from ray_jobs.serve.versions import Target
 
 settings = load_settings()
@@ -63,6 +65,8 @@ def answer(name, *arguments):
         return globals()[name](*arguments)
     if name == "deploy":
         arguments = (arguments[0], Target(*arguments[1:]))
+    if name == "divide":
+        name, arguments = "deploy", (arguments[0], TrafficPlan.from_config(arguments[1]))
     found = deploy.remove(*arguments) if name == "remove" else getattr(deploy, name)(settings, *arguments)
     return found and dataclasses.asdict(found)
 
@@ -145,6 +149,9 @@ class Cluster:
 
     def deploy(self, version: str) -> Any:
         return self.ask("deploy", "tiny", version, *self.packages[version])
+
+    def divide(self, plan: TrafficPlan) -> Any:
+        return self.ask("divide", "tiny", plan.as_config())
 
     def close(self) -> list[psutil.Process]:
         """Stop all of it; the processes that would not go."""

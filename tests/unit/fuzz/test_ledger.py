@@ -81,6 +81,7 @@ def readings(ledger: Ledger) -> Iterator[Callable[[], Any]]:
     yield ledger.entries
     yield lambda: ledger.serving("tiny")
     yield ledger.all_serving
+    yield lambda: ledger.traffic("tiny")
     yield lambda: ledger.entry(3)
     yield lambda: ledger.checks("tiny", _LATER, 5)
     yield lambda: ledger.slots.holder("tiny", "serving")

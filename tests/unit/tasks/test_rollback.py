@@ -14,6 +14,7 @@ from millrace.ledger import Ledger, Token
 from millrace.pipeline import Pipeline
 from millrace.settings import Settings
 from ray_jobs.serve.deploy import Deployed
+from ray_jobs.serve.plan import TrafficPlan
 from tasks import champion, rollout
 from tasks.registry import Version
 from tasks.rollback import perform
@@ -29,6 +30,7 @@ class World:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.ledger = settings, Ledger(settings.ledger)
         self.deployed: list[str] = []
+        self.plans: list[TrafficPlan] = []
         self.aliases: list[str] = []
         self.error: MillraceError | None = None
         for version in ("1", "2", "3"):
@@ -53,12 +55,13 @@ class World:
     def set_alias(self, version: Version, alias: str) -> None:
         self.aliases.append(version.version)
 
-    def deploy(self, _settings: Any, name: str, target: Any, prove: Callable[[], None]) -> Deployed:
+    def deploy(self, _settings: Any, name: str, plan: TrafficPlan, prove: Callable[[], None]) -> Deployed:
         if self.error is not None:
             raise self.error
         prove()
-        self.deployed.append(target.version)
-        return Deployed(name, target.version, "http://here", 0.1, 1)
+        self.plans.append(plan)
+        self.deployed.append(plan.primary.version)
+        return Deployed(name, plan.primary.version, "http://here", 0.1, 1)
 
     def ask(self, **change: Any) -> RollbackRequest:
         request = RollbackRequest(**({"id": new_id(), "pipeline": "tiny", "requested_by": "person:me"} | change))

@@ -158,3 +158,17 @@ def test_an_answer_that_is_no_number_is_not_remembered() -> None:
     bench.run(bench.ask(float("nan")))
     bench.run(bench.ask(float("nan")))
     assert len(bench.batches) == 2
+
+
+def test_versions_on_one_loop_are_in_time_together() -> None:
+    first, second = Bench(target=0.080), Bench(target=0.080)
+    second.clock = second.batcher.clock = first.clock  # one loop
+    first.batcher.peers, second.batcher.peers = (second.batcher,), (first.batcher,)
+    asked = [bench.ask(float(number)) for number in range(60) for bench in (first, second)]
+    found = first.run(*asked)
+    answered = [timed for timed in found if isinstance(timed, Turn)]
+    assert len(answered) >= 30
+    assert all(timed.ended <= 0.080 + 1e-9 for timed in answered)
+    # Who is refused is refused before it waits: no batch holds a row that nobody gets.
+    rows_executed = sum(len(batch) for bench in (first, second) for batch in bench.batches)
+    assert rows_executed == len(answered)

@@ -13,6 +13,7 @@ import yaml
 from millrace.encoding import TableInputs
 from millrace.package import PROBE, LabelScale, Predictor, publish_package
 from millrace.pipeline import Pipeline, load_pipeline
+from millrace.spec import PipelineSpec
 from millrace.storage import ObjectStore
 from ray_jobs.serve.versions import Target
 
@@ -60,12 +61,14 @@ class World:
         self.store = ObjectStore(str(root / "objects"))
         self.log_folder = root / "inference" / "tiny"
 
-    def publish(self, version: str, *, broken: bool = False) -> Target:
-        """The package of `version`; a broken one answers otherwise than its probe says."""
-        spec = self.pipeline.spec
+    def publish(self, version: str, *, broken: bool = False, spec: PipelineSpec | None = None) -> Target:
+        """The package of `version`, by the pipeline's spec or another; a broken one answers otherwise than its probe
+        says."""
+        spec = spec or self.pipeline.spec
         torch.manual_seed(int(version))
         module = self.pipeline.build_model(TableInputs.shaped(spec.data), {}).eval()
         rows = pd.DataFrame({"delay": [1.0, 2.0], "carrier": ["AA", "UA"], "late": [0, 1]})
+        rows = rows.reindex(columns=[*spec.data.features, "late"])
         package = publish_package(
             self.store,
             f"packages/{version}",
