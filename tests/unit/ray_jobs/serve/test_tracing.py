@@ -135,7 +135,7 @@ def test_a_call_to_another_service_is_in_the_trace(service: PredictionService, w
     traces = service._traces
     assert traces is not None
     asked = _Asked(
-        0.0, "r-1", parent=PARENT.encode(), headers=[(b"traceparent", PARENT.encode()), (b"tracestate", b"a=1")]
+        0.0, "r-1", 0.5, parent=PARENT.encode(), headers=[(b"traceparent", PARENT.encode()), (b"tracestate", b"a=1")]
     )
     with calling(asked, "feature store", table="flights") as span:
         sent = span.headers()
