@@ -58,6 +58,7 @@ class Replica:
             traces=Traces(Path(log_folder), pipeline_name, collector),
             echo_request_id=False,
             code=code,
+            worked=self._load.worked,
         )
 
     def __serve_build_asgi_app__(self) -> Counted:

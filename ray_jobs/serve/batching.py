@@ -72,6 +72,9 @@ class Batcher:
     cache: AnswerCache | None = None
     cost: BatchCost = field(default_factory=BatchCost)
     clock: Callable[[], float] = perf_counter
+    #: Told of each batch: the seconds of this process that its rows need at the least, and how many they are. A small
+    #: batch takes longer for each row, but only because there is time for it: that is no load.
+    worked: Callable[[float, int], None] = field(default=lambda seconds, rows: None, repr=False)
     #: Batchers of other versions on the same event loop; between two batches of this one, each of them has one.
     peers: tuple[Batcher, ...] = field(default=(), repr=False, compare=False)
     _queues: dict[str, deque[Turn]] = field(default_factory=dict, init=False)
@@ -248,7 +251,9 @@ class Batcher:
     def _timed(self, batch: Batch) -> Answers:
         began = self.clock()
         answers = self.execute(batch)
-        self.cost.observe(len(answers), self.clock() - began)
+        rows, most = len(answers), self.most_rows
+        self.cost.observe(rows, self.clock() - began)
+        self.worked(rows * self.cost.seconds(most) / most, rows)
         return answers
 
 

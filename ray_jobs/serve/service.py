@@ -101,7 +101,7 @@ class PredictionService:
     `door` says who may ask for predictions and send outcomes; none: everybody who gets here. All replicas of the
     pipeline on this host share `metrics_folder`; none: nothing is counted. `traces` keeps the traces of requests for
     predictions, and is closed with the service; none: no traces. `code` is the digest of the code that runs, for who
-    asks what serves.
+    asks what serves; `worked` is told of each batch (`Batcher.worked`).
 
     Building it recovers what killed processes left in the inference log. It answers predictions once `load` has
     brought a version, or a plan of several.
@@ -118,6 +118,7 @@ class PredictionService:
         traces: Traces | None = None,
         echo_request_id: bool = True,
         code: str = "",
+        worked: Callable[[float, int], None] | None = None,
     ) -> None:
         self.pipeline = pipeline
         self._store = store
@@ -127,6 +128,7 @@ class PredictionService:
         self._traces = traces
         self._echo_request_id = echo_request_id
         self._code = code
+        self._worked = worked
         self._loading = asyncio.Lock()
         self._prepared: dict[Target, LoadedVersion] = {}
         self._live: Live | None = None
@@ -207,6 +209,8 @@ class PredictionService:
             found = (self._live and self._live.loaded(target)) or self._prepared.get(target)
             if found is None:
                 found = await asyncio.to_thread(load_version, target, self._store, self.pipeline)
+                if self._worked is not None:
+                    found.batcher.worked = self._worked
                 self._prepared[target] = found
             loaded[target] = found
         for other in plan.others:

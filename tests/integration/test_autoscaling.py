@@ -12,9 +12,9 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-# A request takes 50 ms of its replica, so that eight callers use up two of them on any machine.
+# A row takes 50 ms of its replica, however many are executed together: eight callers use up two on any machine.
 SLOW_MODEL = MODEL.replace("import torch\n", "import time\n\nimport torch\n", 1).replace(
-    "        return self.layer", "        time.sleep(0.05)\n        return self.layer"
+    "        return self.layer", "        time.sleep(0.05 * len(batch['numeric']))\n        return self.layer"
 )
 SERVING = {
     "log_rotate_seconds": 1.0,

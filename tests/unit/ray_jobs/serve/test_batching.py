@@ -145,6 +145,14 @@ def test_a_caller_that_goes_away_leaves_the_others_their_answers() -> None:
     assert bench.batches == [[1.0, 3.0]]
 
 
+def test_a_small_batch_is_no_load_for_being_small() -> None:
+    bench = Bench(target=0.0605)  # at the most 20 rows a batch: 1.5 ms a row
+    told: list[tuple[float, int]] = []
+    bench.batcher.worked = lambda seconds, rows: told.append((seconds, rows))
+    bench.run(bench.ask(1.0), bench.ask(2.0, 3.0, at=0.5))
+    assert told == [(pytest.approx(0.0015, rel=0.01), 1), (pytest.approx(0.0030, rel=0.01), 2)]
+
+
 def test_rows_that_were_answered_are_not_executed_again() -> None:
     bench = Bench(cache=AnswerCache(1_000_000, 60))
     found = bench.run(bench.ask(1.0, 2.0), bench.ask(2.0, 1.0), bench.ask(2.0, 3.0, at=0.5))
