@@ -12,6 +12,7 @@
     │   ├── SignatureError          3    500   no    nobody whom this installation trusts has signed the manifest
     │   └── ArtifactError           3    500   no    an artifact is absent or cannot be read
     ├── ServiceError                4    503   yes   a part of the stack does not answer
+    │   ├── OverloadedError         4    503   yes   a request that would not be answered in time
     │   └── PortTakenError          4    503   no    another process listens where ours should
     ├── TrainingError               5    500   no    the trainer gave up
     ├── PackageError                6    500   no    a model package cannot be served

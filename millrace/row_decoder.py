@@ -18,6 +18,10 @@ from millrace.request_values import number_bounds
 from millrace.spec import CategoricalFeature, NumericFeature, PipelineSpec
 
 
+#: Whole numbers below it are floats without a loss.
+_EXACT = 2.0**53
+
+
 class RowDecoder:
     """Decodes `{"rows": [...]}` of one pipeline."""
 
@@ -69,10 +73,12 @@ class RowDecoder:
             indexes[:, position] = found
         count = len(self._numeric)
         # By way of float64, as tables hold numbers. None becomes NaN.
-        numbers = np.array([row[:count] for row in rows], np.float64).reshape(len(rows), count).astype(np.float32)
+        numbers = np.array([row[:count] for row in rows], np.float64).reshape(len(rows), count)
+        if (np.abs(numbers) >= _EXACT).any():
+            return None  # a whole number may have lost digits on its way here
         for name in self._nullable:
             columns[name] = [math.nan if value is None else value for value in columns[name]]
-        return {"numeric": numbers, "categorical": indexes}, columns
+        return {"numeric": numbers.astype(np.float32), "categorical": indexes}, columns
 
 
 def _number(feature: NumericFeature) -> tuple[Any, bool]:

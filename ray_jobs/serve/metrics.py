@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
+from millrace.errors import OverloadedError, TooManyRequestsError
 from millrace.faults import fault_point
 
 _log = logging.getLogger(__name__)
@@ -34,9 +35,13 @@ BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.
 MAX_CUSTOMERS = 100
 OTHER = "other"
 
-#: How a request ended, by its status.
+#: Rows.
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+#: How a request ended, by its status; one of a customer that asked too often, and one that would have been late.
 OUTCOMES = {2: "answered", 4: "refused", 5: "failed"}
 LIMITED = "limited"
+OVERLOADED = "overloaded"
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 # Kind, and the process that writes it; 0 stands for all that have ended.
@@ -51,7 +56,8 @@ class Metrics:
     pipeline: str
     folder: Path
     _customers: set[str] = field(default_factory=set, init=False)
-    _series: dict[tuple[str, str, int], tuple[Any, Any, Any]] = field(default_factory=dict, init=False)
+    _series: dict[tuple[str, str, str], tuple[Any, Any, Any]] = field(default_factory=dict, init=False)
+    _batches: dict[str, tuple[Any, ...]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -60,17 +66,31 @@ class Metrics:
         _count_in_files()
         fold(self.folder)
 
-    def count(self, version: str, customer: str, status: int, num_rows: int, seconds: float) -> None:
+    def count(self, version: str, customer: str, outcome: str, num_rows: int, seconds: float) -> None:
         """One request for predictions that has ended; `seconds` is from its first byte to its answer."""
-        key = (version, customer, status)
+        key = (version, customer, outcome)
         series = self._series.get(key)
         if series is None:
-            series = self._series[key] = self._bound(version, self._known(customer), status)
+            series = self._series[key] = self._bound(version, self._known(customer), outcome)
         requests, rows, duration = series
         requests.inc()
         if num_rows:
             rows.inc(num_rows)
         duration.observe(seconds)
+
+    def count_batch(self, version: str, waited: float, batch_rows: int, cached_rows: int) -> None:
+        """How one answered request was executed: the seconds it waited for its batch, the rows of that batch, and how
+        many of its own rows were answered without the model."""
+        series = self._batches.get(version)
+        if series is None:
+            series = self._batches[version] = tuple(
+                each.labels(self.pipeline, version) for each in self._batch_instruments
+            )
+        wait, rows, cached = series
+        wait.observe(waited)
+        rows.observe(batch_rows)
+        if cached_rows:
+            cached.inc(cached_rows)
 
     def text(self) -> bytes:
         """The series of all replicas, in Prometheus' text format."""
@@ -85,10 +105,39 @@ class Metrics:
             return bytes(generate_latest(registry))
 
     @cached_property
-    def _instruments(self) -> tuple[Any, Any, Any]:
-        from prometheus_client import CollectorRegistry, Counter, Histogram
+    def _registry(self) -> Any:
+        from prometheus_client import CollectorRegistry
 
-        registry = CollectorRegistry()
+        return CollectorRegistry()
+
+    @cached_property
+    def _batch_instruments(self) -> tuple[Any, Any, Any]:
+        from prometheus_client import Counter, Histogram
+
+        which, registry = ("pipeline", "version"), self._registry
+        return (
+            Histogram(
+                "millrace_wait_seconds",
+                "Seconds that an answered request waited for its batch.",
+                which,
+                buckets=BUCKETS,
+                registry=registry,
+            ),
+            Histogram(
+                "millrace_batch_rows",
+                "Rows of the batch in which an answered request was executed.",
+                which,
+                buckets=BATCH_BUCKETS,
+                registry=registry,
+            ),
+            Counter("millrace_cached_rows", "Rows that were answered without the model.", which, registry=registry),
+        )
+
+    @cached_property
+    def _instruments(self) -> tuple[Any, Any, Any]:
+        from prometheus_client import Counter, Histogram
+
+        registry = self._registry
         who = ("pipeline", "version", "customer", "outcome")
         return (
             Counter("millrace_requests", "Requests for predictions.", who, registry=registry),
@@ -102,9 +151,8 @@ class Metrics:
             ),
         )
 
-    def _bound(self, version: str, customer: str, status: int) -> tuple[Any, Any, Any]:
+    def _bound(self, version: str, customer: str, outcome: str) -> tuple[Any, Any, Any]:
         requests, rows, duration = self._instruments
-        outcome = LIMITED if status == 429 else OUTCOMES[status // 100]
         who = (self.pipeline, version, customer, outcome)
         return requests.labels(*who), rows.labels(*who), duration.labels(self.pipeline, version, outcome)
 
@@ -113,6 +161,13 @@ class Metrics:
             return OTHER
         self._customers.add(customer)
         return customer
+
+
+def outcome_of(status: int, error: Exception | None) -> str:
+    """How a request ended that was answered with `status`, because of `error` if there was one."""
+    if isinstance(error, OverloadedError):
+        return OVERLOADED
+    return LIMITED if status == TooManyRequestsError.http_status else OUTCOMES[status // 100]
 
 
 @dataclass(frozen=True)

@@ -235,11 +235,13 @@ class PredictionService:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = _Asked(time.perf_counter(), new_request_id(), self._draw(), headers=scope["headers"])
         path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
+        failure: Exception | None = None
         try:
             reply = await self._answer(path, scope, receive, asked)
             if reply is None:
                 return
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the caller gets a problem document
+            failure = error
             reply = problem(error, asked.id, by_open_inference=path.startswith("/v2"))
             # An overload is no fault of the version, and is counted; a line each would make it worse.
             if reply.status >= 500 and not isinstance(error, OverloadedError):
@@ -254,7 +256,11 @@ class PredictionService:
         if traces is not None:
             traces.ended(asked, reply.status, done)
         if self._metrics is not None and asked.is_prediction:
-            self._metrics.count(asked.version, asked.customer, reply.status, asked.num_rows, done - asked.started)
+            outcome = metrics.outcome_of(reply.status, failure)
+            self._metrics.count(asked.version, asked.customer, outcome, asked.num_rows, done - asked.started)
+            if asked.turn is not None and failure is None:
+                turn = asked.turn
+                self._metrics.count_batch(asked.version, turn.began - turn.queued, turn.batch_rows, turn.cached_rows)
 
     async def _answer(self, path: str, scope: Scope, receive: Receive, asked: _Asked) -> Reply | None:
         """The answer; None when the caller went away."""

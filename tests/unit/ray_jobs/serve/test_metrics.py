@@ -10,17 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.serve.metrics import BUCKETS, MAX_CUSTOMERS, OTHER
+from millrace.errors import OverloadedError
+from ray_jobs.serve.metrics import BUCKETS, MAX_CUSTOMERS, OTHER, OVERLOADED, outcome_of
 
 # A process decides once where its series lie, so each of these is one.
 _COUNTS = """
 import sys
 from pathlib import Path
-from ray_jobs.serve.metrics import Metrics
+from ray_jobs.serve.metrics import Metrics, outcome_of
 metrics = Metrics("tiny", Path(sys.argv[1]))
 for line in sys.argv[2:]:
     version, customer, status, rows, seconds = line.split()
-    metrics.count(version, customer, int(status), int(rows), float(seconds))
+    metrics.count(version, customer, outcome_of(int(status), None), int(rows), float(seconds))
+    metrics.count_batch(version, waited=0.003, batch_rows=6, cached_rows=max(0, int(rows) - 1))
 print(metrics.text().decode())
 """
 
@@ -97,3 +99,17 @@ def test_a_file_that_a_killed_process_left_half_written_stops_nobody(content: by
     text = replica(tmp_path, "1 acme 200 1 0.004")
     assert value(text, "millrace_requests_total", customer="acme") == 1
     assert not left.exists()
+
+
+def test_what_would_have_been_late_is_no_failure() -> None:
+    assert outcome_of(503, OverloadedError("busy")) == OVERLOADED
+    assert outcome_of(503, None) == "failed"
+
+
+def test_batches_are_counted_by_version(tmp_path: Path) -> None:
+    text = replica(tmp_path, "1 acme 200 3 0.004", "1 umbrella 200 1 0.004", "2 acme 200 1 0.004")
+    which = {"pipeline": "tiny", "version": "1"}
+    assert value(text, "millrace_batch_rows_bucket", **which, le="4.0") == 0
+    assert value(text, "millrace_batch_rows_bucket", **which, le="8.0") == 2
+    assert value(text, "millrace_wait_seconds_bucket", **which, le="0.005") == 2
+    assert value(text, "millrace_cached_rows_total", **which) == 2
