@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from millrace.request_values import number_bounds
 from millrace.spec import CategoricalFeature, NumericFeature, PipelineSpec
 
-
 #: Whole numbers below it are floats without a loss.
 _EXACT = 2.0**53
 
