@@ -39,6 +39,10 @@ GOALS: dict[str, Goal] = {
     "kills.failed": ("0", lambda value: value == 0),
     "redeploys.count": ("10", lambda value: value >= 10),
     "redeploys.failed": ("0", lambda value: value == 0),
+    "cache.executions_saved": ("at least 0.4", lambda value: value >= 0.4),
+    "cache.hit_ms": ("under 0.2", lambda value: value < 0.2),
+    "batching.worst_share_of_best_fixed": ("at least 0.95", lambda value: value >= 0.95),
+    "batching.lone_added_ms": ("at most 0.5", lambda value: value <= 0.5),
 }
 
 
