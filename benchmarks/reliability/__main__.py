@@ -20,7 +20,13 @@ _SEED = 2013
 def _recovery(tell: Tell) -> dict[str, Any]:
     from benchmarks.reliability import recovery
 
-    return recovery.measure(24, 5, tell)
+    return recovery.measure(24, tell)
+
+
+def _rerun(tell: Tell) -> dict[str, Any]:
+    from benchmarks.reliability import recovery
+
+    return recovery.measure_rerun(15, tell)
 
 
 def _rollback(tell: Tell) -> dict[str, Any]:
@@ -86,6 +92,7 @@ def _real_schedules(tell: Tell) -> dict[str, Any]:
 #: The parts in the order in which they are measured.
 PARTS: dict[str, Part] = {
     "recovery": _recovery,
+    "rerun": _rerun,
     "rollback": _rollback,
     "stack": _stack,
     "artifacts": _artifacts,
