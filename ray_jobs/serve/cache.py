@@ -19,7 +19,7 @@ Answer = NDArray[np.float32]
 class AnswerCache:
     """The answers of one version to single rows. It goes with the version, so an answer is never another one's.
 
-    Each replica has its own: asking another process takes longer than a table model's answer
+    Each replica has its own: asking another process takes about as long as a small table model
     (docs/decisions/0017-request-path.md).
     """
 
