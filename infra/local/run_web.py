@@ -50,7 +50,11 @@ def behind_door(part: str, settings: Settings) -> Door:
 
 def _prefect() -> App:
     from prefect.server.api.server import create_app
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
 
+    from infra.local.prefect_database import use_patient_sqlite
+
+    use_patient_sqlite(PREFECT_API_DATABASE_CONNECTION_URL.value())
     return cast(App, create_app())
 
 
