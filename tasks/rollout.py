@@ -30,8 +30,12 @@ ROLLED_BACK = "rolled_back"
 
 def settle(run: Run, version: Version, evaluation: Evaluation) -> str | None:
     """Let `version` serve if its verdict says so. None when another version serves by now than it was judged against:
-    then it must be judged again."""
+    then it must be judged again. What an earlier life of the run promoted, and somebody replaced since, stays replaced.
+    """
     with holding(run, "serving") as held:
+        promoted = held.ledger.entries(held.pipeline.name, PROMOTED, subject=version.version)
+        if any(entry.actor == held.id and _is_replaced(held, entry) for entry in promoted):
+            return PROMOTED
         champion = serving(held)
         if (champion and champion.version) not in (evaluation.champion_version, version.version):
             return None
@@ -166,9 +170,11 @@ def roll_back(
     now = run.ledger.serving(name)
     if now is None:
         raise ConflictError(f"pipeline '{name}' serves no version", next=f"train one with `millrace run {name}`")
-    done = run.recorded(ROLLED_BACK)
+    done = next(iter(run.ledger.entries(name, ROLLED_BACK, subject=run.id)), None)
+    if done is not None and _is_replaced(run, done):
+        return serve_plan(run, traffic_plan(run, registered(run, now)))
     if done is not None:
-        to_version = str(done["to"])
+        to_version = str(done.detail["to"])
     elif only_while not in (None, now.sequence):
         raise ConflictError(
             f"nothing is rolled back: version {now.subject} of '{name}' serves by now",
@@ -204,6 +210,12 @@ def approved_version(run: Run, number: str) -> Version:
             next=f"choose one that has, from `millrace versions {run.pipeline.name}`",
         )
     return version
+
+
+def _is_replaced(run: Run, decision: Entry) -> bool:
+    """Whether somebody let another version serve since `decision` was taken."""
+    now = run.ledger.serving(run.pipeline.name)
+    return now is not None and now.sequence > decision.sequence and now.detail.get("because") != decision.sequence
 
 
 def _has_served(run: Run, version: Version) -> bool:

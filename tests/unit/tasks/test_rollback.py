@@ -21,6 +21,7 @@ from tasks.rollback import perform
 from tasks.rollback_requests import ENDED, RollbackRequest, end, new_id, outcome_of, pending
 from tasks.rollout import ROLLED_BACK, settle
 from tasks.run import open_run
+from tasks.run_kinds import PROMOTED
 from tasks.standby import Standby
 
 
@@ -46,6 +47,9 @@ class World:
     @property
     def serving(self) -> Any:
         return self.ledger.serving("tiny")
+
+    def url(self, version: Version) -> str:
+        return f"http://registry/{version.version}"
 
     def version(self, pipeline: str, number: str) -> Version:
         if number not in ("1", "2", "3", "4"):
@@ -80,6 +84,7 @@ def world(
     for module in (rollout, champion):
         monkeypatch.setattr(module, "Registry", lambda _: world)
     monkeypatch.setattr(rollout, "connect", lambda _: None)
+    monkeypatch.setattr(rollout.artifacts, "rollout", lambda *_: None)
     monkeypatch.setattr(rollout, "deploy", world.deploy)
     return world
 
@@ -195,6 +200,33 @@ def test_it_goes_on_after_a_kill_between_the_decision_and_the_alias(
     perform(request)
     assert (world.serving.subject, world.aliases) == ("2", ["2"])
     assert len(world.ledger.entries("tiny", ROLLED_BACK)) == 1
+
+
+def test_a_rollback_that_goes_on_late_does_not_undo_what_was_promoted_since(world: World) -> None:
+    request = world.ask(requested_by="guard", only_while=world.serving.sequence)
+    perform(request)
+    # It was killed before it said that it had ended, and another run took the slot meanwhile.
+    world.serve("4")
+    world.aliases.clear()
+    perform(request)
+    assert (world.serving.subject, world.deployed[-1], world.aliases) == ("4", "4", [])
+    assert outcome_of(world.ledger, request) is not None
+
+
+def test_a_training_that_goes_on_late_does_not_undo_a_rollback(world: World) -> None:
+    evaluation: Any = SimpleNamespace(
+        champion_version="3",
+        verdict=SimpleNamespace(passed=True, reasons=(), summary="better"),
+        metrics={"challenger": {"roc_auc": 0.9}},
+        window=SimpleNamespace(as_dict=dict),
+    )
+    with open_run("training", "tiny", run_id="local-training") as run:
+        assert settle(run, world.version("tiny", "4"), evaluation) == PROMOTED
+        # It was killed before it noted its end; a person rolled back before it went on.
+        perform(world.ask())
+        assert world.serving.subject == "3"
+        assert settle(run, world.version("tiny", "4"), evaluation) == PROMOTED
+    assert (world.serving.subject, world.deployed) == ("3", ["4", "3"])
 
 
 def test_it_does_not_wait_for_a_training_which_must_judge_again(world: World) -> None:
