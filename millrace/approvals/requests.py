@@ -221,12 +221,12 @@ def use(ledger: Ledger, standing: Standing, run: str, *more: Fact, token: Token 
     """Record that `run` acts on the answer, together with `more`; nobody else can afterwards.
 
     Raises:
-        ApprovalError: another run has.
+        ApprovalError: another run has; nothing was recorded.
         FencedError: `token` no longer holds.
     """
     request = standing.request
     detail = {"state": standing.state, "reason": standing.reason}
-    entry, _ = ledger.append(Fact(request.pipeline, USED, request.id, detail, run, request.id), *more, token=token)[0]
+    entry = ledger.claim(Fact(request.pipeline, USED, request.id, detail, run, request.id), *more, token=token)
     if entry.actor != run:
         raise ApprovalError(f"the answer to {request.id} was used by another run", got=entry.actor, next="ask again")
 

@@ -73,6 +73,23 @@ class Ledger:
                 require(connection, token)
             return journal.append(connection, *facts)
 
+    def claim(self, fact: Fact, *more: Fact, token: Token | None = None) -> Entry:
+        """Append `fact` and `more`, unless another actor was faster with a fact of the same `once`: then nothing.
+
+        Returns:
+            The entry that stands; whose it is says its actor.
+
+        Raises:
+            FencedError: `token` no longer holds; nothing was appended.
+        """
+        with fault_point("ledger.claim"), self._database.write() as connection:
+            if token is not None:
+                require(connection, token)
+            entry, _ = journal.append(connection, fact)[0]
+            if entry.actor == fact.actor:
+                journal.append(connection, *more)
+        return entry
+
     def entries(
         self, pipeline: str | None = None, *kinds: str, subject: str | None = None, until: datetime | None = None
     ) -> list[Entry]:

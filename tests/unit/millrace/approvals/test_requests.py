@@ -14,7 +14,7 @@ from benchmarks.reliability.approvals import QUESTION, RULE, RUN, Scene
 from millrace.approvals import requests
 from millrace.approvals.code import sign
 from millrace.errors import ApprovalError, ConflictError, MillraceError, UnknownNameError
-from millrace.ledger import Ledger
+from millrace.ledger import Fact, Ledger
 
 
 def standing(scene: Scene) -> requests.Standing:
@@ -59,6 +59,15 @@ def test_an_approval_is_used_once_and_the_run_may_say_so_again(scene: Scene) -> 
     assert again.is_open
     assert again.request.id != scene.request.id
     assert requests.ask(scene.ledger, QUESTION, RULE, RUN).request.id == again.request.id
+
+
+def test_what_was_to_be_recorded_with_an_answer_is_not_when_another_run_has_used_it(scene: Scene) -> None:
+    scene.give(scene.code().text)
+    approved = standing(scene)
+    requests.use(scene.ledger, approved, RUN, Fact("tiny", "accepted", "first", {}, RUN))
+    with pytest.raises(ApprovalError, match="was used by another run"):
+        requests.use(scene.ledger, approved, "run-2", Fact("tiny", "accepted", "second", {}, "run-2"))
+    assert [entry.subject for entry in scene.ledger.entries("tiny", "accepted")] == ["first"]
 
 
 def test_what_was_used_in_time_stays_approved_for_its_run(scene: Scene) -> None:
