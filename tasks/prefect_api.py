@@ -82,8 +82,8 @@ def submit(
         ServiceError: Prefect does not answer.
     """
     found = _ask(settings, "find_deployment", "GET", f"/deployments/name/{deployment}", missing=deployment)
-    # Parameters, names, payloads and states are shown to whoever sees the UI. What Prefect finds things by is not theirs
-    # to write, and stays: a weak password may be a word of ours.
+    # Parameters, names, payloads and states are shown to whoever sees the UI. What Prefect finds things by stays as it
+    # is: a weak password may be a word of ours.
     body: dict[str, Any] = {"parameters": redact_value(parameters), "state": {"type": "SCHEDULED"}}
     if name is not None:
         body["name"] = redact(name)

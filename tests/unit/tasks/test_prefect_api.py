@@ -18,7 +18,6 @@ from tasks.prefect_api import flow_runs, mark_crashed, submit
 from tasks.responses import EVENT, send_event
 
 
-
 class Server(ThreadingHTTPServer):
     """Keeps what it is sent, and answers with what a test has put there by path."""
 
