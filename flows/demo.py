@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import statistics as plain
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import httpx
 import psutil
 
 from flows.follow import awaited_by, follow, wait_for_response
+from flows.person import person
 from flows.progress import Progress
 from flows.stack import register_deployments, restore_champions
 from infra.local import stack
@@ -134,7 +134,7 @@ def _first_version(demo: _Demo) -> float | None:
 
         demo.progress.line("training", f"first version, on all that was known at {demo.first_as_of:%Y-%m-%d}")
         with demo.progress.spinner("training"), listening(demo.progress.step):
-            outcome = training(demo.name, demo.first_as_of, requested_by=f"person:{getpass.getuser()}")
+            outcome = training(demo.name, demo.first_as_of, requested_by=person())
         _tell_outcome(demo, outcome)
         if outcome["outcome"] == "refused":
             raise MillraceError(

@@ -196,9 +196,8 @@ def approvers(answer: Mapping[str, Any]) -> None:
         table.add_row(*(escape(approver[name]) for name in ("name", "person", "vouched_by", "public_key")))
     _out().print(table if answer["approvers"] else "nobody may approve yet: millrace approvers add NAME")
     for entry in answer["ignored"]:
-        _out().print(
-            f"[red]entry {entry['entry']} ({escape(entry['kind'])} {escape(entry['name'])}) is not signed: ignored[/red]"
-        )
+        told = escape(f"entry {entry['entry']} ({entry['kind']} {entry['name']}) is not signed: ignored")
+        _out().print(f"[red]{told}[/red]")
 
 
 def approver_added(answer: Mapping[str, Any]) -> None:

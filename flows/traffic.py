@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from flows.person import person
 from flows.roll_back import see_through
 from millrace.errors import ConfigError, ConflictError
 from millrace.ledger import Ledger
@@ -38,7 +38,7 @@ def run_traffic(settings: Settings, name: str, change: TrafficChange) -> dict[st
     ledger = Ledger(settings.ledger)
     # What cannot be is told at once, and by a later look at the ledger again.
     change.of(_rules(ledger, name)[1])
-    request = TrafficRequest(new_id(what="traffic"), name, f"person:{getpass.getuser()}", change)
+    request = TrafficRequest(new_id(what="traffic"), name, person(), change)
 
     def perform() -> dict[str, Any]:
         from tasks.traffic import perform

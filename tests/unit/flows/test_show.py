@@ -43,7 +43,8 @@ ANSWERS: Mapping[str, tuple[Any, int]] = {
     ),
     "check": (
         {
-            "window": WINDOW, "version": TEXT, "rows": 1, "outcomes": 1, "incident": TEXT, "brake": TEXT, "report": TEXT,
+            "window": WINDOW, "version": TEXT, "rows": 1, "outcomes": 1, "incident": TEXT, "brake": TEXT,
+            "report": TEXT,
             "verdicts": [{"gate": TEXT, "passed": False, "reasons": [TEXT]}],
         },
         6,
