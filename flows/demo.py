@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import psutil
 
-from flows.follow import awaited_by, follow, wait_for_response
+from flows.follow import awaited_by, follow, record_of, wait_for_response
 from flows.person import person
 from flows.progress import Progress
 from flows.stack import register_deployments, restore_champions
@@ -122,7 +122,6 @@ def _import_for_training() -> None:
 
 
 def _import_for_checks() -> None:
-
     import flows.monitoring  # noqa: F401
 
 
@@ -227,8 +226,7 @@ def _answered(demo: _Demo, incident: Incident) -> dict[str, Any]:
             f"the training of '{demo.name}' waits for a person: {awaited['summary']}",
             next=f"answer it with `millrace approve {awaited['request']}`, then start the demo again",
         )
-    found = [d.detail for d in demo.ledger.decisions(demo.name, "trained") if d.subject == flow_run]
-    outcome = dict(found[-1])
+    outcome = record_of(demo.settings, demo.name, "trained", flow_run)
     _tell_outcome(demo, outcome)
     return outcome
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from millrace.errors import ApprovalError, ConflictError
 from millrace.gate import Evaluation
-from millrace.ledger import Entry
+from millrace.ledger import Entry, Fact
 from millrace.traffic_rules import TrafficRules
 from ray_jobs.cluster import connect
 from ray_jobs.serve.deploy import Deployed, code_version, deploy
@@ -162,6 +162,7 @@ def roll_back(
     Raises:
         ConflictError: nothing serves, nothing served before, or something else serves than `only_while` names.
         UnknownNameError: `to_version` is not registered.
+        ConfigError: `requested_by` cannot be recorded.
         ApprovalError: promotions are approved, and `to_version` never was.
         ArtifactError, DigestError, PackageError: it cannot be served; what serves goes on.
     """
@@ -183,12 +184,12 @@ def roll_back(
             next="nothing: somebody else was faster",
         )
     version = _version_before(run, now.subject) if to_version is None else approved_version(run, to_version)
+    detail = {"from": now.subject, "to": version.version, "requested_by": requested_by, "reason": reason}
+    # Made before any traffic moves: the ledger takes no name of any length.
+    decided = Fact(name, ROLLED_BACK, run.id, detail, requested_by, once=run.id)
     deployed = serve_plan(run, TrafficPlan.alone(target_of(run, version)))
     if version.version != now.subject or done is not None:
-        detail = {"from": now.subject, "to": version.version, "requested_by": requested_by, "reason": reason}
-        decision = run.ledger.decide(
-            name, ROLLED_BACK, run.id, detail, actor=requested_by, token=run.proof, once=run.id
-        )
+        decision, _ = run.ledger.append(decided, token=run.proof)[0]
         make_champion(run, version, decision)
     elif run.ledger.traffic(name) is not None:
         alone = TrafficRules.only(version.version)

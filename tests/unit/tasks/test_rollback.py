@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from millrace.errors import ConflictError, DigestError, MillraceError, ServiceError, UnknownNameError
+from millrace.errors import ConfigError, ConflictError, DigestError, MillraceError, ServiceError, UnknownNameError
 from millrace.ledger import Ledger, Token
 from millrace.pipeline import Pipeline
 from millrace.settings import Settings
@@ -19,9 +19,10 @@ from tasks import champion, rollout
 from tasks.registry import Version
 from tasks.rollback import perform
 from tasks.rollback_requests import ENDED, RollbackRequest, end, new_id, outcome_of, pending
-from tasks.rollout import ROLLED_BACK, settle
+from tasks.rollout import ROLLED_BACK, roll_back, settle
 from tasks.run import open_run
 from tasks.run_kinds import PROMOTED
+from tasks.slots import holding
 from tasks.standby import Standby
 
 
@@ -227,6 +228,17 @@ def test_a_training_that_goes_on_late_does_not_undo_a_rollback(world: World) -> 
         assert world.serving.subject == "3"
         assert settle(run, world.version("tiny", "4"), evaluation) == PROMOTED
     assert (world.serving.subject, world.deployed) == ("3", ["4", "3"])
+
+
+@pytest.mark.parametrize("requested_by", ["x" * 200, "person:\n"])
+def test_who_cannot_be_recorded_moves_no_traffic(world: World, requested_by: str) -> None:
+    with (
+        pytest.raises(ConfigError, match="cannot take the actor"),
+        open_run("rollback", "tiny", run_id="local-1") as opened,
+        holding(opened, "serving") as run,
+    ):
+        roll_back(run, None, requested_by)
+    assert (world.deployed, world.serving.subject) == ([], "3")
 
 
 def test_it_does_not_wait_for_a_training_which_must_judge_again(world: World) -> None:
