@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 import re
 import stat
 from pathlib import Path
@@ -14,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from millrace import secrets
 from millrace.errors import ApprovalError, ConfigError, UnknownNameError, nearest
-from millrace.faults import fault_point
+from millrace.new_file import create
 
 #: An approver's name. ASCII, so that no two names look alike.
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -56,13 +55,8 @@ class PrivateKey:
             ConfigError: there is such a file.
         """
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            with fault_point("approver.save_key"):
-                file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(file, "w") as stream:
-                    stream.write(encode(self._key.private_bytes_raw()) + "\n")
-        except FileExistsError:
-            raise ConfigError(f"{path} exists", next="use it, or move it away") from None
+        if not create(path, f"{encode(self._key.private_bytes_raw())}\n".encode(), 0o600):
+            raise ConfigError(f"{path} exists", next="use it, or move it away")
 
 
 def key_path(folder: Path, name: str) -> Path:
