@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +11,12 @@ from typing import Any
 import pytest
 
 from millrace.errors import ConfigError, ConflictError, DigestError, MillraceError, ServiceError, UnknownNameError
-from millrace.ledger import Ledger, Token
+from millrace.ledger import Fact, Ledger, Token
 from millrace.pipeline import Pipeline
 from millrace.settings import Settings
 from ray_jobs.serve.deploy import Deployed
 from ray_jobs.serve.plan import TrafficPlan
-from tasks import champion, rollout
+from tasks import champion, rollback_requests, rollout
 from tasks.registry import Version
 from tasks.rollback import perform
 from tasks.rollback_requests import ENDED, RollbackRequest, end, new_id, outcome_of, pending
@@ -253,3 +254,23 @@ def test_it_does_not_wait_for_a_training_which_must_judge_again(world: World) ->
     with open_run("training", "tiny", run_id="local-training") as run:
         assert settle(run, world.version("tiny", "4"), evaluation) is None
     assert (world.deployed, world.serving.subject) == (["2"], "2")
+
+
+def test_looking_for_requests_costs_nothing_however_many_there_were(world: World) -> None:
+    done = [RollbackRequest(new_id(str(number)), "tiny", "person:me") for number in range(1000)]
+    world.ledger.append(*(request.fact() for request in done))
+    world.ledger.append(*(Fact("tiny", ENDED, request.id, {"version": "2"}, once=request.id) for request in done))
+    request = world.ask()
+    started = time.process_time()
+    for _ in range(20):
+        assert pending(world.ledger) == [request]
+    assert time.process_time() - started < 0.5
+
+
+def test_a_guards_request_waits_as_long_as_it_must_and_a_persons_does_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ask()
+    guard = world.ask(requested_by="guard", only_while=world.serving.sequence)
+    monkeypatch.setattr(rollback_requests, "STALE_SECONDS", -60.0)
+    assert pending(world.ledger) == [guard]
