@@ -25,8 +25,8 @@ def stack(answer: Mapping[str, Any]) -> None:
         state = (
             "[green]ready[/green]" if part["ready"] else "[yellow]starting[/yellow]" if part["running"] else "stopped"
         )
-        told = (str(part["address"]), str(part["pid"] or ""), str(part["detail"] or ""))
-        table.add_row(escape(name), state, *map(escape, told))
+        facts = (str(part["address"]), str(part["pid"] or ""), str(part["detail"] or ""))
+        table.add_row(escape(name), state, *map(escape, facts))
     _out().print(table)
     for name, serving in answer.get("pipelines", {}).items():
         told = f"serves version {serving['version']}" if serving else "serves nothing"
