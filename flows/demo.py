@@ -166,7 +166,9 @@ def _ask_once(demo: _Demo) -> None:
             timeout=30.0,
         )
     if not answer.is_success:
-        raise MillraceError(f"the first prediction failed with {answer.status_code}", got=answer.text)
+        raise MillraceError(
+            f"the first prediction failed with {answer.status_code}", got=answer.text, next="look at `millrace status`"
+        )
 
 
 def _is_done(demo: _Demo, window: Window) -> bool:

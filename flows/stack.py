@@ -81,8 +81,10 @@ def _count_deployments(settings: Settings) -> int:
                 timeout=_TIMEOUT_SECONDS,
             )
             return int(answer.raise_for_status().json())
-    except httpx.HTTPError as error:
-        raise ServiceError(f"Prefect at {settings.prefect_url} does not answer", got=str(error)) from error
+    except (httpx.HTTPError, ValueError) as error:
+        raise ServiceError(
+            f"Prefect at {settings.prefect_url} does not answer", got=str(error), next="start it with `millrace up`"
+        ) from error
 
 
 def restore_champions(settings: Settings, progress: Progress) -> None:

@@ -63,7 +63,12 @@ def change_of(
         ConfigError: an option cannot be read.
     """
     if sticky is not None and sticky not in STICKY:
-        raise ConfigError("--sticky names nothing that keeps requests together", got=sticky, allowed=", ".join(STICKY))
+        raise ConfigError(
+            "--sticky names nothing that keeps requests together",
+            got=sticky,
+            allowed=", ".join(STICKY),
+            next="choose one of them",
+        )
     wanted = _once("--share", [_share("--share", text) for text in shares])
     pinned: dict[str, str | None] = dict(_once("--pin", [_pair("--pin", text, "CUSTOMER=VERSION") for text in pins]))
     for customer in unpinned:
@@ -100,14 +105,17 @@ def _share(option: str, text: str) -> tuple[str, float]:
         return version, VersionShare(version, float(share)).share
     except ValueError:
         raise ConfigError(
-            f"{option} has no share", got=text, allowed="VERSION=SHARE, for example 7=0.1 for a tenth"
+            f"{option} has no share",
+            got=text,
+            allowed="VERSION=SHARE, for example 7=0.1 for a tenth",
+            next="correct it",
         ) from None
 
 
 def _pair(option: str, text: str, form: str) -> tuple[str, str]:
     left, equals, right = text.partition("=")
     if not (equals and left.strip() and right.strip()):
-        raise ConfigError(f"{option} cannot be read", got=text, allowed=form)
+        raise ConfigError(f"{option} cannot be read", got=text, allowed=form, next="correct it")
     return left.strip(), right.strip()
 
 

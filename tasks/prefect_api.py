@@ -210,7 +210,11 @@ def _ask(
     if response.status_code in (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY):
         raise ConflictError(f"Prefect refuses {method} {path}", got=response.text, next="check the parameters")
     if response.is_error:
-        raise ServiceError(f"Prefect answers {response.status_code} to {method} {path}", got=response.text)
+        raise ServiceError(
+            f"Prefect answers {response.status_code} to {method} {path}",
+            got=response.text,
+            next="look at its log, below logs in the state folder",
+        )
     return response.json() if response.content else None
 
 

@@ -85,5 +85,9 @@ class ServingWatch:
         except httpx.HTTPError:
             return True
         if not answer.is_success and answer.status_code not in (httpx.codes.NOT_FOUND, httpx.codes.BAD_REQUEST):
-            raise ServiceError(f"MLflow answers {answer.status_code} when asked for an alias", got=answer.text)
+            raise ServiceError(
+                f"MLflow answers {answer.status_code} when asked for an alias",
+                got=answer.text,
+                next="look at its log, below logs in the state folder",
+            )
         return answer.is_success and str(answer.json()["model_version"]["version"]) == entry.subject

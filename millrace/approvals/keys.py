@@ -17,6 +17,7 @@ from millrace.new_file import create
 
 #: An approver's name. ASCII, so that no two names look alike.
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+NAME_RULE = "1 to 32 of a-z, 0-9, '_' and '-', the first a letter"
 
 _SUFFIX = ".key"
 _KEY_BYTES = 32
@@ -66,7 +67,7 @@ def key_path(folder: Path, name: str) -> Path:
         ConfigError: that is no name.
     """
     if not NAME.fullmatch(name):
-        raise ConfigError("this is no name of an approver", got=name, allowed=NAME.pattern)
+        raise ConfigError("this is no name of an approver", got=name, allowed=NAME_RULE, next="correct it")
     return folder / f"{name}{_SUFFIX}"
 
 
@@ -124,7 +125,10 @@ def public_key(text: str) -> str:
         Ed25519PublicKey.from_public_bytes(decode(text, _KEY_BYTES))
     except ApprovalError:
         raise ConfigError(
-            "this is no public key", got=text, allowed="43 characters, as `millrace approvers add` prints them"
+            "this is no public key",
+            got=text,
+            allowed="43 characters, as `millrace approvers add` prints them",
+            next="have it sent again",
         ) from None
     return text
 
@@ -145,5 +149,7 @@ def decode(text: str, num_bytes: int) -> bytes:
     except (UnicodeEncodeError, binascii.Error):
         content = b""
     if len(content) != num_bytes or encode(content) != text:
-        raise ApprovalError("a key or signature is not spelt as one", allowed=f"base64 of {num_bytes} bytes")
+        raise ApprovalError(
+            "a key or signature is not spelt as one", allowed=f"base64 of {num_bytes} bytes", next="copy all of it"
+        )
     return content

@@ -213,7 +213,11 @@ def decide(
     fact = Fact(request.pipeline, DECIDED, request.id, detail, f"person:{code.approver}", request.id)
     entry, is_new = ledger.append(fact)[0]
     if not is_new and entry.detail["code"] != code.text:
-        raise ConflictError(f"request {request.id} was answered by somebody else meanwhile", got=entry.actor)
+        raise ConflictError(
+            f"request {request.id} was answered by somebody else meanwhile",
+            got=entry.actor,
+            next="look at the answer with `millrace approvals --all`",
+        )
     return code
 
 
@@ -261,7 +265,12 @@ def _fact_of(known: ApprovalRequest) -> tuple[str, ...]:
 def _request(entry: Entry) -> ApprovalRequest:
     detail = entry.detail
     if detail["action"] not in get_args(Action):
-        raise ApprovalError(f"request {entry.subject} asks for something unknown", got=detail["action"])
+        raise ApprovalError(
+            f"request {entry.subject} asks for something unknown",
+            got=detail["action"],
+            allowed=", ".join(get_args(Action)),
+            next="use the Millrace that wrote it",
+        )
     return ApprovalRequest(
         id=entry.subject,
         pipeline=entry.pipeline,
