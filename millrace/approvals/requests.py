@@ -221,16 +221,32 @@ def decide(
     return code
 
 
-def use(ledger: Ledger, standing: Standing, run: str, *more: Fact, token: Token | None = None) -> None:
+def use(
+    ledger: Ledger,
+    standing: Standing,
+    run: str,
+    *more: Fact,
+    token: Token | None = None,
+    now: datetime | None = None,
+) -> None:
     """Record that `run` acts on the answer, together with `more`; nobody else can afterwards.
 
     Raises:
-        ApprovalError: another run has; nothing was recorded.
+        ApprovalError: another run has, or the approval does not count any more; nothing was recorded.
         FencedError: `token` no longer holds.
     """
     request = standing.request
     detail = {"state": standing.state, "reason": standing.reason}
-    entry = ledger.claim(Fact(request.pipeline, USED, request.id, detail, run, request.id), *more, token=token)
+
+    def prove() -> None:
+        found = standing_of(ledger, request, now or datetime.now(UTC))
+        if standing.state == "approved" and found.state not in ("approved", "used"):
+            raise ApprovalError(
+                f"the approval of {request.id} does not count any more", got=found.reason, next="ask again"
+            )
+
+    fact = Fact(request.pipeline, USED, request.id, detail, run, request.id)
+    entry = ledger.claim(fact, *more, token=token, prove=prove)
     if entry.actor != run:
         raise ApprovalError(f"the answer to {request.id} was used by another run", got=entry.actor, next="ask again")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -73,8 +73,12 @@ class Ledger:
                 require(connection, token)
             return journal.append(connection, *facts)
 
-    def claim(self, fact: Fact, *more: Fact, token: Token | None = None) -> Entry:
+    def claim(
+        self, fact: Fact, *more: Fact, token: Token | None = None, prove: Callable[[], None] = lambda: None
+    ) -> Entry:
         """Append `fact` and `more`, unless another actor was faster with a fact of the same `once`: then nothing.
+
+        `prove` is called when nobody else can append any more; it may read, and what it raises ends the attempt.
 
         Returns:
             The entry that stands; whose it is says its actor.
@@ -85,6 +89,7 @@ class Ledger:
         with fault_point("ledger.claim"), self._database.write() as connection:
             if token is not None:
                 require(connection, token)
+            prove()
             entry, _ = journal.append(connection, fact)[0]
             if entry.actor == fact.actor:
                 journal.append(connection, *more)
