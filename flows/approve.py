@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import UTC, datetime
 from typing import Any
 
+from flows.person import user_name
 from millrace.approvals import approvers, requests
 from millrace.approvals.code import Answer, ApprovalRequest, sign
 from millrace.approvals.keys import PrivateKey, key_path, load_key, public_key
@@ -78,7 +78,7 @@ def add_approver(
     if mine is not None and not path.exists():
         # Before the ledger: an approver whose key is lost could never be used.
         mine.save(path)
-    made = approvers.add(ledger, name, public_key(public), person or getpass.getuser(), voucher, key)
+    made = approvers.add(ledger, name, public_key(public), person or user_name(), voucher, key)
     return {**_approver(made), "key": str(path) if mine is not None else None}
 
 

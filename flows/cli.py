@@ -50,7 +50,7 @@ def prepare(context: typer.Context) -> None:
 
 @app.command()
 def up(context: typer.Context, as_json: Json = False) -> None:
-    """Start the embedded stack: Prefect, its worker, MLflow, Ray, Ray Serve. Safe to repeat.
+    """Start the embedded stack: Prefect, its worker, MLflow, Ray, Ray Serve, the reconciler. Safe to repeat.
 
     All state lives below .millrace (MILLRACE_STATE_DIR moves it). Everything listens on loopback, unless
     MILLRACE_LISTEN names another address: then MILLRACE_PREFECT_AUTH and MILLRACE_MLFLOW_AUTH must be set.
@@ -405,7 +405,10 @@ def _time(text: str | None) -> Any:
         return known_moment(datetime.fromisoformat(text))
     except ValueError:
         raise ConfigError(
-            "a time cannot be read", got=text, allowed="ISO 8601, for example 2013-04-01 or 2013-04-01T12:00:00Z"
+            "a time cannot be read",
+            got=text,
+            allowed="ISO 8601, for example 2013-04-01 or 2013-04-01T12:00:00Z",
+            next="correct it",
         ) from None
 
 

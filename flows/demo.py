@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import statistics as plain
 from collections.abc import Mapping
@@ -14,7 +13,8 @@ from typing import Any
 import httpx
 import psutil
 
-from flows.follow import awaited_by, follow, wait_for_response
+from flows.follow import awaited_by, follow, record_of, wait_for_response
+from flows.person import person
 from flows.progress import Progress
 from flows.stack import register_deployments, restore_champions
 from infra.local import stack
@@ -122,7 +122,6 @@ def _import_for_training() -> None:
 
 
 def _import_for_checks() -> None:
-
     import flows.monitoring  # noqa: F401
 
 
@@ -134,7 +133,7 @@ def _first_version(demo: _Demo) -> float | None:
 
         demo.progress.line("training", f"first version, on all that was known at {demo.first_as_of:%Y-%m-%d}")
         with demo.progress.spinner("training"), listening(demo.progress.step):
-            outcome = training(demo.name, demo.first_as_of, requested_by=f"person:{getpass.getuser()}")
+            outcome = training(demo.name, demo.first_as_of, requested_by=person())
         _tell_outcome(demo, outcome)
         if outcome["outcome"] == "refused":
             raise MillraceError(
@@ -167,7 +166,9 @@ def _ask_once(demo: _Demo) -> None:
             timeout=30.0,
         )
     if not answer.is_success:
-        raise MillraceError(f"the first prediction failed with {answer.status_code}", got=answer.text)
+        raise MillraceError(
+            f"the first prediction failed with {answer.status_code}", got=answer.text, next="look at `millrace status`"
+        )
 
 
 def _is_done(demo: _Demo, window: Window) -> bool:
@@ -227,8 +228,7 @@ def _answered(demo: _Demo, incident: Incident) -> dict[str, Any]:
             f"the training of '{demo.name}' waits for a person: {awaited['summary']}",
             next=f"answer it with `millrace approve {awaited['request']}`, then start the demo again",
         )
-    found = [d.detail for d in demo.ledger.decisions(demo.name, "trained") if d.subject == flow_run]
-    outcome = dict(found[-1])
+    outcome = record_of(demo.settings, demo.name, "trained", flow_run)
     _tell_outcome(demo, outcome)
     return outcome
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
 import time
 from datetime import datetime
 from typing import Any
 
+from flows.person import person
 from flows.progress import Progress
 from millrace.approvals.requests import AWAITED
-from millrace.errors import MillraceError
+from millrace.errors import ConflictError, MillraceError
 from millrace.ledger import Ledger
 from millrace.pipeline import load_pipeline
 from millrace.settings import Settings
@@ -23,7 +23,7 @@ _REVIVAL_SECONDS = 20.0
 
 def run_training(settings: Settings, name: str, as_of: datetime | None) -> dict[str, Any]:
     """Run the training deployment; its outcome, or what it waits for."""
-    asked_by = f"person:{getpass.getuser()}"
+    asked_by = person()
     parameters = _given(pipeline=name, as_of=as_of, requested_by=asked_by)
     flow_run = _run(settings, name, "training/training", parameters)
     if (awaited := awaited_by(settings, name, flow_run)) is not None:
@@ -57,8 +57,20 @@ def run_replay(settings: Settings, name: str, start: datetime, end: datetime, ro
 
 
 def record_of(settings: Settings, name: str, kind: str, flow_run: str) -> dict[str, Any]:
-    """What a flow run left in the ledger."""
-    return dict(Ledger(settings.ledger).entries(name, kind, subject=flow_run)[-1].detail)
+    """What a flow run left in the ledger.
+
+    Raises:
+        ConflictError: nothing: a person paused it, or its worker keeps another ledger.
+    """
+    found = Ledger(settings.ledger).entries(name, kind, subject=flow_run)
+    if not found:
+        raise ConflictError(
+            f"flow run {flow_run} left no record in the ledger",
+            got=f"no entry '{kind}' of '{name}'",
+            allowed="one that has ended, by a worker with the same MILLRACE_LEDGER_URL and MILLRACE_STATE_DIR",
+            next=f"look at it: {settings.prefect_url}/runs/flow-run/{flow_run}",
+        )
+    return dict(found[-1].detail)
 
 
 def _run(settings: Settings, name: str, deployment: str, parameters: dict[str, Any]) -> str:

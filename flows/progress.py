@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.status import Status
 
 _NAME_WIDTH = 16
@@ -27,10 +28,9 @@ class Progress:
 
     def line(self, subject: str, message: str, seconds: float | None = None, style: str = "") -> None:
         took = "" if seconds is None else f" [dim]({seconds:.1f} s)[/dim]"
-        text = f"[{style}]{message}[/{style}]" if style else message
-        self.console.print(
-            f"[dim]{self.seconds:6.1f} s[/dim]  [bold]{subject:<{_NAME_WIDTH}}[/bold] {text}{took}", soft_wrap=True
-        )
+        text = f"[{style}]{escape(message)}[/{style}]" if style else escape(message)
+        whom = escape(f"{subject:<{_NAME_WIDTH}}")
+        self.console.print(f"[dim]{self.seconds:6.1f} s[/dim]  [bold]{whom}[/bold] {text}{took}", soft_wrap=True)
 
     def stack(self, part: str, message: str, seconds: float | None) -> None:
         """For the embedded stack's events."""
@@ -46,7 +46,7 @@ class Progress:
     def doing(self, what: str) -> None:
         """What the spinner says; without a terminal there is no spinner."""
         if self._status is not None:
-            self._status.update(f"{what.replace('_', ' ')} …")
+            self._status.update(escape(f"{what.replace('_', ' ')} …"))
 
     @contextmanager
     def spinner(self, what: str) -> Iterator[None]:
@@ -55,7 +55,7 @@ class Progress:
             self.doing(what)
             yield
             return
-        with self.console.status(f"{what} …") as status:
+        with self.console.status(escape(f"{what} …")) as status:
             self._status = status
             try:
                 yield

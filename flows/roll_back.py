@@ -5,11 +5,11 @@ Light to import: it is for emergencies, and needs no Prefect.
 
 from __future__ import annotations
 
-import getpass
 import time
 from collections.abc import Callable
 from typing import Any
 
+from flows.person import person
 from flows.progress import Progress
 from millrace.errors import MillraceError
 from millrace.ledger import Ledger
@@ -33,7 +33,7 @@ def run_rollback(settings: Settings, name: str, to_version: str | None) -> dict[
     """
     pipeline_dir(name, settings.pipelines)
     ledger = Ledger(settings.ledger)
-    request = RollbackRequest(new_id(), name, f"person:{getpass.getuser()}", to_version)
+    request = RollbackRequest(new_id(), name, person(), to_version)
 
     def perform() -> dict[str, Any]:
         from tasks.rollback import perform

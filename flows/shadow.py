@@ -29,9 +29,13 @@ def judge(
     """
     spec = load_spec(pipeline_dir(name, settings.pipelines))
     if tolerance is not None and not 0 <= tolerance < float("inf"):
-        raise ConfigError("the tolerance is no distance", got=tolerance, allowed="a number from 0 on")
+        raise ConfigError(
+            "the tolerance is no distance", got=tolerance, allowed="a number from 0 on", next="correct it"
+        )
     if most_moved is not None and not 0 <= most_moved <= 1:
-        raise ConfigError("the share that may move is none", got=most_moved, allowed="a number from 0 to 1")
+        raise ConfigError(
+            "the share that may move is none", got=most_moved, allowed="a number from 0 to 1", next="correct it"
+        )
     number = version or _mirrored_last(Ledger(settings.ledger), name)
     rows = read_shadow(inference_folder(settings, name), spec.data)
     rows = rows[rows["version"] == number].reset_index(drop=True)

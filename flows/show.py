@@ -1,4 +1,5 @@
-"""Answers as tables for people, on stdout."""
+"""Answers as tables for people, on stdout. Whatever is not of this file is escaped: a reason, a path or a command line
+may have square brackets, which would be markup."""
 
 from __future__ import annotations
 
@@ -24,22 +25,23 @@ def stack(answer: Mapping[str, Any]) -> None:
         state = (
             "[green]ready[/green]" if part["ready"] else "[yellow]starting[/yellow]" if part["running"] else "stopped"
         )
-        table.add_row(name, state, str(part["address"]), str(part["pid"] or ""), str(part["detail"] or ""))
+        facts = (str(part["address"]), str(part["pid"] or ""), str(part["detail"] or ""))
+        table.add_row(escape(name), state, *map(escape, facts))
     _out().print(table)
     for name, serving in answer.get("pipelines", {}).items():
         told = f"serves version {serving['version']}" if serving else "serves nothing"
-        _out().print(f"pipeline [bold]{name}[/bold] {told}")
+        _out().print(f"pipeline [bold]{escape(name)}[/bold] {escape(told)}")
 
 
 def validation(answer: Mapping[str, Any]) -> None:
     table = _facts(f"{answer['pipeline']} is sound")
-    table.add_row("folder", answer["folder"])
+    table.add_row("folder", escape(answer["folder"]))
     table.add_row("source", f"{answer['extent']['start']} to {answer['extent']['end']}")
     table.add_row("newest rows tried", f"{answer['rows']:,}")
     table.add_row("without an outcome", f"{answer['unlabelled']:,}")
     table.add_row("quarantined", f"{answer['quarantined']:,}")
     for reason, count in answer["quarantine_reasons"].items():
-        table.add_row("", f"{reason} ({count:,})")
+        table.add_row("", escape(f"{reason} ({count:,})"))
     table.add_row(
         "features", f"{answer['features']['numeric']} numeric, {answer['features']['categorical']} categorical"
     )
@@ -53,27 +55,27 @@ def training(answer: Mapping[str, Any]) -> None:
         return
     table = _facts(f"{answer['pipeline']}: {answer['outcome']}")
     if answer["version"] is not None:
-        table.add_row("version", answer["version"])
+        table.add_row("version", escape(answer["version"]))
         trained = f"{answer['train_seconds']:.1f} s" if answer["trained"] else "no: an identical run did it before"
         table.add_row("trained", trained)
     for reason in answer["reasons"]:
-        table.add_row("", reason)
+        table.add_row("", escape(reason))
     for model, metrics in (answer["evaluation"] or {}).items():
-        table.add_row(model, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        table.add_row(escape(model), escape(", ".join(f"{name} {value:.4f}" for name, value in metrics.items())))
     _out().print(table)
 
 
 def check(answer: Mapping[str, Any]) -> None:
     table = _facts(f"window {answer['window']['start'][:10]} to {answer['window']['end'][:10]}")
-    table.add_row("version", answer["version"])
+    table.add_row("version", escape(answer["version"]))
     table.add_row("answered rows", f"{answer['rows']:,}, {answer['outcomes']:,} of them with an outcome")
     for verdict in answer["verdicts"]:
         state = "[green]passed[/green]" if verdict["passed"] else "[red]failed[/red]"
-        table.add_row(verdict["gate"], f"{state} {'; '.join(verdict['reasons'])}")
-    table.add_row("incident", answer["incident"] or "none")
-    table.add_row("brakes", answer["brake"])
+        table.add_row(escape(verdict["gate"]), f"{state} {escape('; '.join(verdict['reasons']))}")
+    table.add_row("incident", escape(answer["incident"] or "none"))
+    table.add_row("brakes", escape(answer["brake"]))
     if answer["report"]:
-        table.add_row("report", answer["report"])
+        table.add_row("report", escape(answer["report"]))
     _out().print(table)
 
 
@@ -87,7 +89,8 @@ def replay(answer: Mapping[str, Any]) -> None:
 
 
 def rollback(answer: Mapping[str, Any]) -> None:
-    _out().print(f"{answer['pipeline']}: version {answer['version']} serves, after {answer['seconds']:.1f} s")
+    told = f"{answer['pipeline']}: version {answer['version']} serves, after {answer['seconds']:.1f} s"
+    _out().print(escape(told))
 
 
 def traffic(answer: Mapping[str, Any]) -> None:
@@ -118,24 +121,20 @@ def shadow(answer: Mapping[str, Any]) -> None:
 
 
 def versions(answer: Mapping[str, Any]) -> None:
-    table = Table(
-        "version", "aliases", "decision", "registered", "verdict", title=answer["pipeline"], title_justify="left"
-    )
+    name = escape(answer["pipeline"])
+    table = Table("version", "aliases", "decision", "registered", "verdict", title=name, title_justify="left")
     for version in answer["versions"]:
         made = datetime.fromtimestamp(version["created_at"], UTC)
         verdict = version["tags"].get("millrace.verdict", "")
-        table.add_row(
-            version["version"], ", ".join(version["aliases"]), version["decision"], f"{made:%Y-%m-%d %H:%M}", verdict
-        )
-    _out().print(
-        table if answer["versions"] else f"{answer['pipeline']} has no version yet: `millrace run {answer['pipeline']}`"
-    )
+        told = (version["version"], ", ".join(version["aliases"]), version["decision"])
+        table.add_row(*map(escape, told), f"{made:%Y-%m-%d %H:%M}", escape(verdict))
+    _out().print(table if answer["versions"] else f"{name} has no version yet: `millrace run {name}`")
 
 
 def history(answer: Mapping[str, Any]) -> None:
     name, serving = answer["pipeline"], answer["serving"]
     if answer.get("entries"):
-        table = Table(title=name, title_justify="left")
+        table = Table(title=escape(name), title_justify="left")
         for head in ("entry", "at", "what", "of", "why", "decided by"):
             table.add_column(head, justify="right" if head == "entry" else "left", overflow="fold")
         for entry in answer["entries"]:
@@ -144,7 +143,7 @@ def history(answer: Mapping[str, Any]) -> None:
         _out().print(table)
     if serving is None:
         when = "yet" if answer["at"] is None else f"at {_moment(answer['at'])}"
-        _out().print(f"{name}: no version served {when}")
+        _out().print(f"{escape(name)}: no version served {when}")
     else:
         title = f"{name} serves" if answer["at"] is None else f"{name} at {_moment(answer['at'])}"
         facts, cause = _facts(title), serving["because"]
@@ -163,7 +162,7 @@ def approvals(answer: Mapping[str, Any]) -> None:
     out = _out()
     for request in answer["requests"]:
         table = _facts(f"{request['request']}: {request['summary']}")
-        table.add_row("state", f"{request['state']}: {request['reason']}")
+        table.add_row("state", escape(f"{request['state']}: {request['reason']}"))
         for line in request["evidence"].splitlines()[2:]:
             name, _, text = line.strip("| ").partition(" | ")
             table.add_row(escape(name), escape(text))
@@ -171,7 +170,8 @@ def approvals(answer: Mapping[str, Any]) -> None:
             table.add_row("[yellow]not taken[/yellow]", escape(why))
         out.print(table)
         if request["state"] == "open":
-            out.print(f"Answer it: millrace approve {request['request']}, or millrace reject {request['request']}")
+            name = escape(request["request"])
+            out.print(f"Answer it: millrace approve {name}, or millrace reject {name}")
     if not answer["requests"]:
         out.print("nothing waits for a person")
 
@@ -183,9 +183,9 @@ def code(answer: Mapping[str, Any]) -> None:
 
 def answered(answer: Mapping[str, Any]) -> None:
     done = {"approve": "[green]approved[/green]", "reject": "[red]rejected[/red]"}[answer["answer"]]
-    _out().print(f"{done} by {answer['approver']}: {escape(answer['summary'])}")
+    _out().print(f"{done} by {escape(answer['approver'])}: {escape(answer['summary'])}")
     for run in answer["resumed"]:
-        _out().print(f"flow run {run} goes on")
+        _out().print(f"flow run {escape(run)} goes on")
     if answer["note"]:
         _out().print(escape(answer["note"]))
 
@@ -193,47 +193,47 @@ def answered(answer: Mapping[str, Any]) -> None:
 def approvers(answer: Mapping[str, Any]) -> None:
     table = Table("name", "person", "vouched for by", "public key", title="approvers", title_justify="left")
     for approver in answer["approvers"]:
-        table.add_row(approver["name"], escape(approver["person"]), approver["vouched_by"], approver["public_key"])
+        table.add_row(*(escape(approver[name]) for name in ("name", "person", "vouched_by", "public_key")))
     _out().print(table if answer["approvers"] else "nobody may approve yet: millrace approvers add NAME")
     for entry in answer["ignored"]:
-        _out().print(
-            f"[red]entry {entry['entry']} ({entry['kind']} {escape(entry['name'])}) is not signed: ignored[/red]"
-        )
+        told = escape(f"entry {entry['entry']} ({entry['kind']} {entry['name']}) is not signed: ignored")
+        _out().print(f"[red]{told}[/red]")
 
 
 def approver_added(answer: Mapping[str, Any]) -> None:
     table = _facts(f"{answer['name']} may approve")
     table.add_row("person", escape(answer["person"]))
-    table.add_row("vouched for by", answer["vouched_by"])
-    table.add_row("public key", answer["public_key"])
-    table.add_row("private key", answer["key"] or "where it was made")
+    table.add_row("vouched for by", escape(answer["vouched_by"]))
+    table.add_row("public key", escape(answer["public_key"]))
+    table.add_row("private key", escape(answer["key"] or "where it was made"))
     _out().print(table)
 
 
 def approver_removed(answer: Mapping[str, Any]) -> None:
-    _out().print(f"{answer['name']} may not approve any more")
+    _out().print(escape(f"{answer['name']} may not approve any more"))
 
 
 def created(answer: Mapping[str, Any]) -> None:
     name = answer["name"]
     table = _facts(f"{name}: written to {answer['folder']}")
     for key, value in answer["inferred"].items():
-        table.add_row(key, str(value))
+        table.add_row(escape(key), escape(str(value)))
     for note in answer["notes"]:
-        table.add_row("[yellow]note[/yellow]", note)
+        table.add_row("[yellow]note[/yellow]", escape(note))
     _out().print(table)
-    _out().print(f"Next: millrace validate {name}; then millrace demo {name} closes the loop on it.")
+    _out().print(escape(f"Next: millrace validate {name}; then millrace demo {name} closes the loop on it."))
 
 
 def keys(answer: Mapping[str, Any]) -> None:
     table = Table("id", "customer", "created", "revoked")
     for key in answer["keys"]:
-        table.add_row(key["id"], key["customer"], key["created_at"], key["revoked_at"] or "")
+        told = (key["id"], key["customer"], key["created_at"], key["revoked_at"] or "")
+        table.add_row(*map(escape, told))
     _out().print(table if answer["keys"] else "there is no key yet: `millrace keys create CUSTOMER`")
     if answer["limits"]:
         limits = Table("customer", "requests a second", "at once")
         for customer, limit in answer["limits"].items():
-            limits.add_row(customer, f"{limit['rate']:g}", str(limit["burst"]))
+            limits.add_row(escape(customer), f"{limit['rate']:g}", str(limit["burst"]))
         _out().print(limits)
 
 
@@ -243,31 +243,32 @@ def limited(answer: Mapping[str, Any]) -> None:
             told = "as often as each pipeline's spec says"
         case limit:
             told = f"{limit['rate']:g} times a second, {limit['burst']} at once"
-    _out().print(f"{answer['customer']} may ask {told}; replicas know it within a second.")
+    _out().print(escape(f"{answer['customer']} may ask {told}; replicas know it within a second."))
 
 
 def created_key(answer: Mapping[str, Any]) -> None:
-    _out().print(f"Key {answer['id']} of {answer['customer']}, shown only now:")
+    _out().print(escape(f"Key {answer['id']} of {answer['customer']}, shown only now:"))
     # Not through the console: it would break a long word at the terminal's edge.
     sys.stdout.write(f"{answer['key']}\n")
 
 
 def demo(answer: Mapping[str, Any]) -> None:
     metric = answer["metric"]
-    table = Table(title=f"{answer['pipeline']}: {metric} by {answer['period']}", title_justify="left")
+    title = escape(f"{answer['pipeline']}: {metric} by {answer['period']}")
+    table = Table(title=title, title_justify="left")
     for head in ("", "rows", "frozen", "live", "version", "incident", "retraining", "cost"):
         table.add_column(head, justify="right" if head in ("rows", "frozen", "live", "cost") else "left")
     for month in answer["months"]:
         gain = "" if month["improvement"] is None else f" ({month['improvement']:+.4f})"
         retraining = "" if month["outcome"] is None else f"{month['outcome']}{gain}"
         table.add_row(
-            month["month"],
+            escape(month["month"]),
             f"{month['rows']:,}",
             _number(month["static"]),
             _number(month["live"]),
-            month["version"],
-            month["incident_kind"] or "",
-            retraining,
+            escape(month["version"]),
+            escape(month["incident_kind"] or ""),
+            escape(retraining),
             f"{month['cost']:.4f}",
         )
     table.add_section()
@@ -278,14 +279,14 @@ def demo(answer: Mapping[str, Any]) -> None:
     _out().print(
         f"{answer['incidents']} incidents, {answer['retrains']} retrainings: {answer['promotions']} promoted, "
         f"{answer['refused']} refused. First prediction after {_seconds(answer['seconds_to_first_prediction'])}, "
-        f"everything after {_seconds(answer['seconds_total'])}. Cost in {answer['currency']}."
+        f"everything after {_seconds(answer['seconds_total'])}. Cost in {escape(answer['currency'])}."
     )
     for what, where in answer["look_at"].items():
-        _out().print(f"  {what:<18} {where}", soft_wrap=True)
+        _out().print(escape(f"  {what:<18} {where}"), soft_wrap=True)
 
 
 def _facts(title: str) -> Table:
-    return Table(title=title, title_justify="left", show_header=False)
+    return Table(title=escape(title), title_justify="left", show_header=False)
 
 
 def _moment(text: str) -> str:

@@ -18,6 +18,7 @@ from millrace.ledger import Ledger
 from millrace.settings import Settings
 from millrace.spec.load import pipeline_names
 from millrace.storage import digest_bytes, write_atomically
+from tasks.endpoint import description
 
 _ROOT = Path(__file__).resolve().parent.parent
 _TIMEOUT_SECONDS = 5.0
@@ -80,8 +81,10 @@ def _count_deployments(settings: Settings) -> int:
                 timeout=_TIMEOUT_SECONDS,
             )
             return int(answer.raise_for_status().json())
-    except httpx.HTTPError as error:
-        raise ServiceError(f"Prefect at {settings.prefect_url} does not answer", got=str(error)) from error
+    except (httpx.HTTPError, ValueError) as error:
+        raise ServiceError(
+            f"Prefect at {settings.prefect_url} does not answer", got=str(error), next="start it with `millrace up`"
+        ) from error
 
 
 def restore_champions(settings: Settings, progress: Progress) -> None:
@@ -109,14 +112,5 @@ def is_answering(settings: Settings, name: str) -> bool:
 def stack_and_pipelines(settings: Settings) -> dict[str, Any]:
     """The stack's status, and what each pipeline serves."""
     found = stack.status(settings).as_dict()
-    found["pipelines"] = {name: _serving(settings, name) for name in pipeline_names(settings.pipelines)}
+    found["pipelines"] = {name: description(settings, name) for name in pipeline_names(settings.pipelines)}
     return found
-
-
-def _serving(settings: Settings, name: str) -> dict[str, Any] | None:
-    try:
-        with fault_point("endpoint.show"):
-            answer = httpx.get(f"{settings.serve_url}/v1/{name}/", timeout=_TIMEOUT_SECONDS)
-    except httpx.HTTPError:
-        return None
-    return dict(answer.json()) if answer.is_success else None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from flows.person import person
 from flows.roll_back import see_through
 from millrace.errors import ConfigError, ConflictError
 from millrace.ledger import Ledger
@@ -38,7 +38,7 @@ def run_traffic(settings: Settings, name: str, change: TrafficChange) -> dict[st
     ledger = Ledger(settings.ledger)
     # What cannot be is told at once, and by a later look at the ledger again.
     change.of(_rules(ledger, name)[1])
-    request = TrafficRequest(new_id(what="traffic"), name, f"person:{getpass.getuser()}", change)
+    request = TrafficRequest(new_id(what="traffic"), name, person(), change)
 
     def perform() -> dict[str, Any]:
         from tasks.traffic import perform
@@ -63,7 +63,12 @@ def change_of(
         ConfigError: an option cannot be read.
     """
     if sticky is not None and sticky not in STICKY:
-        raise ConfigError("--sticky names nothing that keeps requests together", got=sticky, allowed=", ".join(STICKY))
+        raise ConfigError(
+            "--sticky names nothing that keeps requests together",
+            got=sticky,
+            allowed=", ".join(STICKY),
+            next="choose one of them",
+        )
     wanted = _once("--share", [_share("--share", text) for text in shares])
     pinned: dict[str, str | None] = dict(_once("--pin", [_pair("--pin", text, "CUSTOMER=VERSION") for text in pins]))
     for customer in unpinned:
@@ -100,14 +105,17 @@ def _share(option: str, text: str) -> tuple[str, float]:
         return version, VersionShare(version, float(share)).share
     except ValueError:
         raise ConfigError(
-            f"{option} has no share", got=text, allowed="VERSION=SHARE, for example 7=0.1 for a tenth"
+            f"{option} has no share",
+            got=text,
+            allowed="VERSION=SHARE, for example 7=0.1 for a tenth",
+            next="correct it",
         ) from None
 
 
 def _pair(option: str, text: str, form: str) -> tuple[str, str]:
     left, equals, right = text.partition("=")
     if not (equals and left.strip() and right.strip()):
-        raise ConfigError(f"{option} cannot be read", got=text, allowed=form)
+        raise ConfigError(f"{option} cannot be read", got=text, allowed=form, next="correct it")
     return left.strip(), right.strip()
 
 

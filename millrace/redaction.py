@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from millrace import secrets
-from millrace.errors import MillraceError
+from millrace.errors import MillraceError, shown
 from millrace.secrets import redact
 
 
@@ -110,8 +110,9 @@ class _RecordFactory:
         record: logging.LogRecord = self._make(*args, **kwargs)
         try:
             told = record.getMessage()
-        except (TypeError, ValueError, KeyError):
-            return record  # whoever formats it reports the mistake
+        except Exception as error:  # noqa: BLE001 - a foreign object may raise anything, and whoever logs must go on
+            told = f"{shown(record.msg)} cannot be written: {type(error).__name__}: {shown(error)}"
+            record.msg, record.args = told, ()
         without = redact(told)
         if without != told:
             record.msg, record.args = without, ()

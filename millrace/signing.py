@@ -11,12 +11,9 @@ the document was committed and these very bytes: moved to another key or changed
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import os
 import re
 import stat
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from millrace.errors import SettingsError, SignatureError
-from millrace.faults import fault_point
+from millrace.new_file import create
 
 _PURPOSE = b"millrace manifest 1"
 _LINE = re.compile(rb"millrace-signed 1 ed25519 (?P<signer>[0-9a-f]{16}) (?P<signature>[A-Za-z0-9+/]{86}==)")
@@ -114,11 +111,11 @@ class Keys:
         self.private.parent.mkdir(parents=True, exist_ok=True)
         if not self.private.exists():
             made = Ed25519PrivateKey.generate()
-            _create(self.private, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+            create(self.private, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
         if not self.public.exists():
             private = _private_key(self.private, _stamp(self.private, _FORBIDDEN_ON_PRIVATE))
             pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-            _create(self.public, pem, 0o644)
+            create(self.public, pem, 0o644)
 
 
 def fingerprint(key: Ed25519PublicKey) -> bytes:
@@ -191,16 +188,3 @@ def _broken(path: Path, got: str) -> SettingsError:
     return SettingsError(
         f"{path} holds no key that signs artifacts", got=got, allowed="Ed25519 in PEM", next="make it again"
     )
-
-
-def _create(path: Path, content: bytes, mode: int) -> None:
-    """Make the file whole or not at all; one that is there already stays."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    with contextlib.suppress(FileExistsError), fault_point("signing.create"):
-        os.link(partial, path)
-    partial.unlink()

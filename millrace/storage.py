@@ -12,13 +12,14 @@ byte is parsed the signature is checked, and a file's place, size and digest.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
 import stat
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +57,9 @@ __all__ = [
     "digest_json",
     "write_atomically",
 ]
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def digest_bytes(content: bytes) -> str:
@@ -240,9 +244,7 @@ class ObjectStore:
         except FileNotFoundError:
             raise
         except (ConnectionError, TimeoutError) as error:
-            raise ServiceError(
-                f"the object store at {self.url} does not answer", got=str(error), next="check MILLRACE_OBJECTS_URL"
-            ) from error
+            raise self._away(error) from error
         except OSError as error:
             raise _unreadable(f"{self.url}/{key}", str(error)) from error
 
@@ -303,23 +305,50 @@ class ObjectStore:
         """Commit `files` under `key` and return the artifact that is there afterwards.
 
         When another writer committed first, theirs is returned: keys name inputs, so both are right.
+
+        Raises:
+            ArtifactError: a name cannot be used, or the store may not be written to.
+            ServiceError: the store does not answer, or is full.
         """
         for name in (key, *files):
             _check_name(name)
         attempt = uuid.uuid4().hex[:12]
-        with fault_point("storage.write"):
+        with fault_point("storage.write"), self._writing(key):
             entries = {name: self._put(key, f"{attempt}/{name}", content) for name, content in files.items()}
         # As it will be read: JSON knows no integer keys and no tuples.
         summary = json.loads(json.dumps(redact_value(dict(summary or {})), default=str))
         manifest = Manifest(entries, summary, redact_value(dict(lineage or {})), "", datetime.now(UTC).isoformat())
         document = replace(manifest, digest=manifest.content_digest).encode()
         sealed = document if self.keys is None else self.keys.seal(key, document)
-        with fault_point("storage.commit"):
+        with fault_point("storage.commit"), self._writing(key):
             is_first = self._create(f"{key}/{MANIFEST}", sealed)
         if not is_first:
-            with fault_point("storage.remove"):
+            with fault_point("storage.remove"), self._writing(key):
                 self._remove(f"{self._root}/{key}/{attempt}")
         return self.get(key)
+
+    @contextlib.contextmanager
+    def _writing(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, ConnectionError | TimeoutError):
+                raise self._away(error) from error
+            if error.errno in _FULL:
+                raise ServiceError(
+                    f"the object store at {self.url} is full", got=str(error), next="make room, then run the step again"
+                ) from error
+            raise ArtifactError(
+                f"{self.url}/{key} cannot be written",
+                got=str(error),
+                allowed="a store that this user may write to",
+                next="correct its rights, or MILLRACE_OBJECTS_URL",
+            ) from error
+
+    def _away(self, error: OSError) -> ServiceError:
+        return ServiceError(
+            f"the object store at {self.url} does not answer", got=str(error), next="check MILLRACE_OBJECTS_URL"
+        )
 
     def _put(self, key: str, path: str, content: bytes | Path) -> Entry:
         target = f"{self._root}/{key}/{path}"
@@ -392,8 +421,11 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with fault_point("file.replace"):
-        partial.touch(mode)
-        partial.write_bytes(content)
-        _fsync(partial)
-        partial.replace(path)
+    try:
+        with fault_point("file.replace"):
+            partial.touch(mode)
+            partial.write_bytes(content)
+            _fsync(partial)
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

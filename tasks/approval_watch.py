@@ -10,7 +10,8 @@ from millrace.approvals.requests import may_go_on
 from millrace.ledger import Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings
-from tasks.prefect_api import flow_runs, resume
+from tasks.prefect_api import FlowRun, flow_runs, resume
+from tasks.turns import each_in_turn
 
 #: Seconds between two looks.
 LOOK_SECONDS = 2.0
@@ -30,7 +31,9 @@ class ApprovalWatch:
         if self.clock() - self._looked < LOOK_SECONDS:
             return
         self._looked = self.clock()
-        for run in flow_runs(self.settings, ["PAUSED"]):
-            if may_go_on(self.ledger, run.id):
-                get_logger().info("answered, or over: it goes on", run=run.id)
-                resume(self.settings, run.id)
+        each_in_turn(flow_runs(self.settings, ["PAUSED"]), self._look)
+
+    def _look(self, run: FlowRun) -> None:
+        if may_go_on(self.ledger, run.id):
+            get_logger().info("answered, or over: it goes on", run=run.id)
+            resume(self.settings, run.id)

@@ -27,7 +27,16 @@ def ask(settings: Settings, pipeline: str) -> httpx.Response | None:
 def description(settings: Settings, pipeline: str) -> dict[str, Any] | None:
     """Its version, package_digest, code, traffic and contract; None when it does not say."""
     answer = ask(settings, pipeline)
-    return None if answer is None or not answer.is_success else dict(answer.json())
+    return None if answer is None or not answer.is_success else described(answer)
+
+
+def described(answer: httpx.Response) -> dict[str, Any] | None:
+    """The description in an answer; None when it holds none, as it is somebody else's."""
+    try:
+        found = answer.json()
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and {"version", "package_digest"} <= set(found) else None
 
 
 def is_by_ledger(found: Mapping[str, Any], serving: Entry, traffic: TrafficRecord | None) -> bool:
@@ -38,6 +47,8 @@ def is_by_ledger(found: Mapping[str, Any], serving: Entry, traffic: TrafficRecor
     rules = TrafficRules.only(version) if traffic is None else traffic.rules.for_replicas(version)
     packages = {} if traffic is None else {other: traffic.packages[other] for other in rules.answering - {version}}
     # One that knows of no traffic is of older code.
-    told = found.get("traffic", {"rules": "", "versions": {}})
-    beside = {other: digest for other, digest in told["versions"].items() if other != version}
-    return bool(told["rules"] == rules.digest and beside == packages)
+    match found.get("traffic", {"rules": "", "versions": {}}):
+        case {"rules": told, "versions": dict(versions)}:
+            beside = {other: digest for other, digest in versions.items() if other != version}
+            return bool(told == rules.digest and beside == packages)
+    return False

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from millrace.approvals.thresholds import in_force
-from millrace.errors import ConfigError, DataError, MillraceError
 from millrace.guard import Traffic, judge
 from millrace.ledger import Entry, Fact, Ledger
 from millrace.log_tables import ANSWERS, FAILURES
@@ -23,6 +22,7 @@ from millrace.verdict import Verdict
 from tasks.champion_pile import served_before
 from tasks.rollback_requests import GUARD, RollbackRequest, new_id
 from tasks.run_kinds import PROMOTED
+from tasks.turns import each_in_turn
 
 BREACHED = "guard_breached"
 
@@ -94,14 +94,7 @@ class GuardWatch:
             ConfigError: a pipeline.yaml cannot be read; likewise.
         """
         now = datetime.fromtimestamp(self.clock(), UTC)
-        failed: MillraceError | None = None
-        for entry in self.ledger.all_serving():
-            try:
-                self._look(entry, now)
-            except (DataError, ConfigError) as error:
-                failed = failed or error
-        if failed is not None:
-            raise failed
+        each_in_turn(self.ledger.all_serving(), lambda entry: self._look(entry, now))
 
     def close(self) -> None:
         """Let go of the logs."""

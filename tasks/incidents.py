@@ -1,13 +1,13 @@
-"""The steps around an incident: announce it, and keep what came of its response."""
+"""The steps around an incident: announce it, answer it once, and keep what came of that."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from millrace.errors import FencedError
+from millrace.errors import ConflictError, FencedError
 from tasks.liveness import die
-from tasks.responses import send_event
+from tasks.responses import find_incident, send_event
 from tasks.run import Run, step, will_go_on
 
 
@@ -20,12 +20,42 @@ def announce_incidents(run: Run) -> list[str]:
     return [incident.key for incident in unanswered]
 
 
+def require_own(run: Run, incident: str | None) -> None:
+    """Refuse to answer what is not this run's to answer, before anything is done for it.
+
+    Raises:
+        UnknownNameError: the ledger has no such incident.
+        ConflictError: it is another pipeline's, or another run answers it.
+    """
+    if incident is None:
+        return
+    found = find_incident(run.ledger, incident)
+    if found.pipeline != run.pipeline.name:
+        raise ConflictError(
+            f"incident '{incident}' is one of another pipeline",
+            got=found.pipeline,
+            allowed=run.pipeline.name,
+            next="leave incident empty: it is set by what answers incidents",
+        )
+    if found.response not in (None, run.id):
+        raise ConflictError(
+            f"incident '{incident}' is answered by another run",
+            got=found.response,
+            allowed=f"one training for each incident, not also {run.id}",
+            next="look at that run; leave incident empty for a training of your own",
+        )
+
+
 @contextmanager
 def answering(run: Run, incident: str | None) -> Iterator[None]:
     """Record `failed` as the incident's outcome when its training fails; success records its own.
 
     A kill is no failure: the run goes on. Nor is it one that a later life of the run has taken over.
+
+    Raises:
+        UnknownNameError, ConflictError: the incident is not this run's to answer, as in `require_own`.
     """
+    require_own(run, incident)
     try:
         yield
     except Exception as error:

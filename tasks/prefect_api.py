@@ -14,7 +14,7 @@ import httpx
 
 from millrace.errors import ConflictError, MillraceError, ServiceError, UnknownNameError, error_named
 from millrace.faults import fault_point
-from millrace.secrets import redact_value
+from millrace.secrets import redact, redact_value
 from millrace.settings import Settings
 
 #: The tag of all deployments in prefect.yaml.
@@ -24,6 +24,8 @@ FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 _TIMEOUT_SECONDS = 15.0
 _ATTEMPTS = 6
 _PAUSE_SECONDS = 0.2
+# The most that Prefect lists at once.
+_PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +82,11 @@ def submit(
         ServiceError: Prefect does not answer.
     """
     found = _ask(settings, "find_deployment", "GET", f"/deployments/name/{deployment}", missing=deployment)
-    body: dict[str, Any] = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    # Parameters, names, payloads and states are shown to whoever sees the UI. What Prefect finds things by stays as it
+    # is: a weak password may be a word of ours.
+    body: dict[str, Any] = {"parameters": redact_value(parameters), "state": {"type": "SCHEDULED"}}
     if name is not None:
-        body["name"] = name
+        body["name"] = redact(name)
     if idempotency_key is not None:
         body["idempotency_key"] = idempotency_key
     return str(_ask(settings, "create_run", "POST", f"/deployments/{found['id']}/create_flow_run", body)["id"])
@@ -94,7 +98,8 @@ def publish(settings: Settings, event: dict[str, Any]) -> None:
     Raises:
         ServiceError: the server does not take it.
     """
-    _ask(settings, "send_event", "POST", "/events", [event])
+    told = event | {"payload": redact_value(event["payload"])}
+    _ask(settings, "send_event", "POST", "/events", [told])
 
 
 def retry(settings: Settings, flow_run: str) -> None:
@@ -121,7 +126,7 @@ def mark_running(settings: Settings, flow_run: str) -> None:
 
 
 def _set_state(settings: Settings, flow_run: str, kind: str, name: str, message: str) -> None:
-    body = {"state": {"type": kind, "name": name, "message": message}, "force": True}
+    body = {"state": {"type": kind, "name": name, "message": redact(message)}, "force": True}
     _ask(settings, "set_state", "POST", f"/flow_runs/{flow_run}/set_state", body, missing=flow_run)
 
 
@@ -130,11 +135,13 @@ def flow_runs(settings: Settings, states: Sequence[str], ended_after: datetime |
     wanted: dict[str, Any] = {"state": {"type": {"any_": list(states)}}}
     if ended_after is not None:
         wanted["end_time"] = {"after_": ended_after.isoformat()}
-    body = {"flow_runs": wanted, "deployments": {"tags": {"all_": [TAG]}}, "limit": 200}
-    return [
-        FlowRun(item["id"], item["state_type"])
-        for item in _ask(settings, "list_runs", "POST", "/flow_runs/filter", body)
-    ]
+    body = {"flow_runs": wanted, "deployments": {"tags": {"all_": [TAG]}}, "limit": _PAGE}
+    found: list[FlowRun] = []
+    while True:
+        page = _ask(settings, "list_runs", "POST", "/flow_runs/filter", body | {"offset": len(found)})
+        found += [FlowRun(item["id"], item["state_type"]) for item in page]
+        if len(page) < _PAGE:
+            return found
 
 
 def flow_state(settings: Settings, flow_run: str) -> FlowState:
@@ -153,7 +160,7 @@ def flow_state(settings: Settings, flow_run: str) -> FlowState:
 
 def task_states(settings: Settings, flow_run: str) -> Iterator[TaskState]:
     """The flow run's task runs, in the order in which they started."""
-    body = {"flow_runs": {"id": {"any_": [flow_run]}}, "sort": "EXPECTED_START_TIME_ASC", "limit": 200}
+    body = {"flow_runs": {"id": {"any_": [flow_run]}}, "sort": "EXPECTED_START_TIME_ASC", "limit": _PAGE}
     for item in _ask(settings, "list_tasks", "POST", "/task_runs/filter", body):
         name = item["name"].rsplit("-", 1)[0]
         yield TaskState(item["id"], name, item.get("state_type") or "PENDING", item["total_run_time"])
@@ -173,7 +180,6 @@ def error_of(state: FlowState) -> MillraceError:
 def _ask(
     settings: Settings, point: str, method: str, path: str, body: object = None, missing: str | None = None
 ) -> Any:
-    body = redact_value(body)  # parameters, events and states are shown to whoever sees the UI
     try:
         for attempt in range(_ATTEMPTS):
             with fault_point(f"prefect.{point}"):
@@ -204,7 +210,11 @@ def _ask(
     if response.status_code in (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY):
         raise ConflictError(f"Prefect refuses {method} {path}", got=response.text, next="check the parameters")
     if response.is_error:
-        raise ServiceError(f"Prefect answers {response.status_code} to {method} {path}", got=response.text)
+        raise ServiceError(
+            f"Prefect answers {response.status_code} to {method} {path}",
+            got=response.text,
+            next="look at its log, below logs in the state folder",
+        )
     return response.json() if response.content else None
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from millrace.errors import ServiceError, UnknownNameError, nearest
+from millrace.errors import ConfigError, ServiceError, UnknownNameError, nearest
 from millrace.faults import fault_point
 from millrace.package import card_text
 from millrace.secrets import redact, redact_value
@@ -30,6 +30,8 @@ _PACKAGE_DIGEST = "millrace.package_digest"
 _RUN_KEY = "millrace.run_key"
 _MAX_TAG_CHARS = 4000
 _MAX_BATCH = 1000
+# MLflow's codes for what will be refused however often it is asked.
+_FOR_GOOD = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,12 @@ class Registry:
         return MlflowClient(tracking_uri=self._url, registry_uri=self._url)
 
     def _ask(self, method: str, *given: Any, **named: Any) -> Any:
-        """Call a method of MLflow's client, as fault point `mlflow.METHOD`; its errors become ours."""
+        """Call a method of MLflow's client, as fault point `mlflow.METHOD`; its errors become ours.
+
+        Raises:
+            ConfigError: MLflow refuses it for good.
+            ServiceError: MLflow does not answer, or cannot do it now.
+        """
         import requests
         from mlflow.exceptions import MlflowException
 
@@ -70,6 +77,12 @@ class Registry:
             with fault_point(f"mlflow.{method}"):
                 return getattr(self._client, method)(*given, **named)
         except (MlflowException, requests.RequestException) as error:
+            if getattr(error, "error_code", None) in _FOR_GOOD:
+                raise ConfigError(
+                    f"MLflow at {self._url} refuses what was asked ({method})",
+                    got=str(error),
+                    next="correct what it names; if it was removed from MLflow, train again",
+                ) from error
             raise ServiceError(
                 f"MLflow at {self._url} does not do what was asked", got=str(error), next="look at `millrace status`"
             ) from error

@@ -149,7 +149,12 @@ def _send_outcomes(
             client, f"{base}/outcomes", orjson.dumps({"outcomes": part}, option=orjson.OPT_SERIALIZE_NUMPY), {}
         )
         if answer.status_code != httpx.codes.ACCEPTED:
-            raise ServiceError(f"{base}/outcomes refused outcomes", got=answer.text, allowed="202 Accepted")
+            raise ServiceError(
+                f"{base}/outcomes refused outcomes",
+                got=answer.text,
+                allowed="202 Accepted",
+                next="look at `millrace status`",
+            )
     return len(due)
 
 

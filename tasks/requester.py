@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
 from millrace.errors import ConfigError
 from millrace.ledger import SYSTEM, Ledger
 from millrace.settings import load_settings
+from tasks.responses import find_incident
 
 _PERSON = "person:"
 _MOST_CHARS = 80
@@ -18,14 +21,22 @@ def requester(incident: str | None, claimed: str | None) -> str | None:
 
     Raises:
         ConfigError: who is named is no person.
+        UnknownNameError: there is no such incident.
     """
     if claimed is not None:
-        if not claimed.startswith(_PERSON) or claimed == _PERSON or len(claimed) > _MOST_CHARS:
-            raise ConfigError("requested_by names no person", got=claimed, allowed=f"{_PERSON}NAME")
+        name = claimed.removeprefix(_PERSON)
+        if name in ("", claimed) or len(claimed) > _MOST_CHARS or not name.isprintable():
+            raise ConfigError(
+                "requested_by names no person",
+                got=claimed,
+                allowed=f"{_PERSON}NAME, printable, {_MOST_CHARS} characters at most",
+                next="correct it",
+            )
         return claimed
     if incident is not None:
-        found = Ledger(load_settings().ledger).outbox.find(incident)
-        return SYSTEM if found is not None and found.response in (None, flow_run.get_id()) else None
+        with closing(Ledger(load_settings().ledger)) as ledger:
+            found = find_incident(ledger, incident)
+        return SYSTEM if found.response in (None, flow_run.get_id()) else None
     context = FlowRunContext.get()
     is_scheduled = context is not None and context.flow_run is not None and context.flow_run.auto_scheduled
     return SYSTEM if is_scheduled else None

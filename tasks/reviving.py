@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from millrace.errors import UnknownNameError
 from millrace.ledger import Fact, Heartbeat, Ledger
@@ -13,7 +14,8 @@ from millrace.logs import get_logger
 from millrace.settings import Settings
 from tasks.liveness import runs_here
 from tasks.prefect_api import FlowRun, FlowState, flow_runs, flow_state, mark_crashed, mark_running, retry
-from tasks.run_kinds import ABANDONED, LOCAL, RESUMED
+from tasks.run_kinds import ABANDONED, LOCAL, RESUMED, STARTED
+from tasks.turns import each_in_turn
 
 #: Seconds without a beat after which a run is dead; longer where its process is seen to live: it may be stopped.
 SILENT_SECONDS = 4.0
@@ -47,17 +49,21 @@ class Reviver:
         heartbeats = self.ledger.heartbeats.all()
         silent = self._silent(heartbeats)
         self._noticed = {beat.run: self._noticed.get(beat.run, self.clock()) for beat in silent}
-        for heartbeat in silent:
-            # One that is stuck on this host would hold what it holds (a lock of the ledger's file) for ever.
-            heartbeat.kill()
-            self._see_to(heartbeat.run, heartbeat.pipeline, heartbeat)
+        each_in_turn(silent, self._see_to_silent)
         born = {heartbeat.run for heartbeat in heartbeats}
         crashed = flow_runs(self.settings, ["CRASHED"], datetime.now(UTC) - _CRASHED_LATELY)
-        for run in self._never_born(crashed, born):
-            self._see_to(run, self._pipeline_of(run), None)
-        for run in {run.id for run in crashed} & (born - set(self._noticed)):
-            # The late report of a process that another one has followed.
-            mark_running(self.settings, run)
+        # The late reports of processes that other ones have followed.
+        late = {run.id for run in crashed} & (born - set(self._noticed))
+        turns = [partial(self._see_to_unborn, run) for run in self._never_born(crashed, born)]
+        each_in_turn([*turns, *(partial(mark_running, self.settings, run) for run in late)], lambda turn: turn())
+
+    def _see_to_silent(self, heartbeat: Heartbeat) -> None:
+        # One that is stuck on this host would hold what it holds (a lock of the ledger's file) for ever.
+        heartbeat.kill()
+        self._see_to(heartbeat.run, heartbeat.pipeline, heartbeat)
+
+    def _see_to_unborn(self, run: str) -> None:
+        self._see_to(run, self._pipeline_of(run), None)
 
     def _silent(self, heartbeats: list[Heartbeat]) -> list[Heartbeat]:
         now, silent, seen = self.clock(), [], {}
@@ -137,5 +143,5 @@ class Reviver:
         self._unborn.pop(run, None)
 
     def _pipeline_of(self, run: str) -> str:
-        started = self.ledger.entries(None, "run_started", subject=run)
+        started = self.ledger.entries(None, STARTED, subject=run)
         return started[0].pipeline if started else ""

@@ -74,14 +74,9 @@ def pending(ledger: Ledger, *kinds: type[Request]) -> list[Request]:
     What a person asked for and did not get is soon forgotten: it would come as a surprise.
     """
     by_kind = {kind.requested: kind for kind in kinds or (RollbackRequest,)}
-    entries = ledger.entries(None, *by_kind, *(kind.ended for kind in by_kind.values()))
-    ended = {entry.subject for entry in entries if entry.kind not in by_kind}
     fresh = datetime.now(UTC) - timedelta(seconds=STALE_SECONDS)
-    open_ = [
-        by_kind[entry.kind].of(entry)
-        for entry in entries
-        if entry.kind in by_kind and entry.subject not in ended and (entry.at >= fresh or entry.actor == GUARD)
-    ]
+    ends = [kind.ended for kind in by_kind.values()]
+    open_ = [by_kind[entry.kind].of(entry) for entry in ledger.without_end(by_kind, ends, since=fresh, or_by=GUARD)]
     busy = {beat.run for beat in ledger.heartbeats.all() if not beat.is_gone} if open_ else set()
     return [request for request in open_ if request.id not in busy]
 

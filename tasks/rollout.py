@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from millrace.errors import ApprovalError, ConflictError
 from millrace.gate import Evaluation
-from millrace.ledger import Entry
+from millrace.ledger import Entry, Fact
 from millrace.traffic_rules import TrafficRules
 from ray_jobs.cluster import connect
 from ray_jobs.serve.deploy import Deployed, code_version, deploy
@@ -30,8 +30,12 @@ ROLLED_BACK = "rolled_back"
 
 def settle(run: Run, version: Version, evaluation: Evaluation) -> str | None:
     """Let `version` serve if its verdict says so. None when another version serves by now than it was judged against:
-    then it must be judged again."""
+    then it must be judged again. What an earlier life of the run promoted, and somebody replaced since, stays replaced.
+    """
     with holding(run, "serving") as held:
+        promoted = held.ledger.entries(held.pipeline.name, PROMOTED, subject=version.version)
+        if any(entry.actor == held.id and _is_replaced(held, entry) for entry in promoted):
+            return PROMOTED
         champion = serving(held)
         if (champion and champion.version) not in (evaluation.champion_version, version.version):
             return None
@@ -158,6 +162,7 @@ def roll_back(
     Raises:
         ConflictError: nothing serves, nothing served before, or something else serves than `only_while` names.
         UnknownNameError: `to_version` is not registered.
+        ConfigError: `requested_by` cannot be recorded.
         ApprovalError: promotions are approved, and `to_version` never was.
         ArtifactError, DigestError, PackageError: it cannot be served; what serves goes on.
     """
@@ -166,9 +171,11 @@ def roll_back(
     now = run.ledger.serving(name)
     if now is None:
         raise ConflictError(f"pipeline '{name}' serves no version", next=f"train one with `millrace run {name}`")
-    done = run.recorded(ROLLED_BACK)
+    done = next(iter(run.ledger.entries(name, ROLLED_BACK, subject=run.id)), None)
+    if done is not None and _is_replaced(run, done):
+        return serve_plan(run, traffic_plan(run, registered(run, now)))
     if done is not None:
-        to_version = str(done["to"])
+        to_version = str(done.detail["to"])
     elif only_while not in (None, now.sequence):
         raise ConflictError(
             f"nothing is rolled back: version {now.subject} of '{name}' serves by now",
@@ -177,12 +184,12 @@ def roll_back(
             next="nothing: somebody else was faster",
         )
     version = _version_before(run, now.subject) if to_version is None else approved_version(run, to_version)
+    detail = {"from": now.subject, "to": version.version, "requested_by": requested_by, "reason": reason}
+    # Made before any traffic moves: the ledger takes no name of any length.
+    decided = Fact(name, ROLLED_BACK, run.id, detail, requested_by, once=run.id)
     deployed = serve_plan(run, TrafficPlan.alone(target_of(run, version)))
     if version.version != now.subject or done is not None:
-        detail = {"from": now.subject, "to": version.version, "requested_by": requested_by, "reason": reason}
-        decision = run.ledger.decide(
-            name, ROLLED_BACK, run.id, detail, actor=requested_by, token=run.proof, once=run.id
-        )
+        decision, _ = run.ledger.append(decided, token=run.proof)[0]
         make_champion(run, version, decision)
     elif run.ledger.traffic(name) is not None:
         alone = TrafficRules.only(version.version)
@@ -204,6 +211,12 @@ def approved_version(run: Run, number: str) -> Version:
             next=f"choose one that has, from `millrace versions {run.pipeline.name}`",
         )
     return version
+
+
+def _is_replaced(run: Run, decision: Entry) -> bool:
+    """Whether somebody let another version serve since `decision` was taken."""
+    now = run.ledger.serving(run.pipeline.name)
+    return now is not None and now.sequence > decision.sequence and now.detail.get("because") != decision.sequence
 
 
 def _has_served(run: Run, version: Version) -> bool:

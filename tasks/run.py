@@ -27,6 +27,7 @@ from millrace.errors import MillraceError, ServiceError
 from millrace.ledger import SYSTEM, Heartbeat, Ledger, Token
 from millrace.logs import get_logger, identified
 from millrace.pipeline import Pipeline, load_pipeline
+from millrace.secrets import redact
 from millrace.settings import Settings, load_settings
 from millrace.storage import ObjectStore
 from millrace.window import known_moment
@@ -127,7 +128,8 @@ def going_on(run: str) -> Iterator[None]:
         if not will_go_on(error):
             raise
         get_logger().warning("interrupted: it will go on", run=run, error=str(error))
-        raise Interrupted(f"{type(error).__name__}: {error}") from error
+        # No `Exception`, so that nothing takes it for a failure: what cleans those does not see it.
+        raise Interrupted(redact(f"{type(error).__name__}: {error}")) from redaction.clean(error)
 
 
 def will_go_on(error: Exception) -> bool:

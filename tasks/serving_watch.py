@@ -15,6 +15,7 @@ from millrace.logs import get_logger
 from millrace.settings import Settings
 from tasks import endpoint
 from tasks.prefect_api import submit
+from tasks.turns import each_in_turn
 
 RESTORE = "restore/restore"
 
@@ -44,18 +45,18 @@ class ServingWatch:
         if now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
-        for entry in self.ledger.all_serving():
-            name = entry.pipeline
-            if self._agrees(entry) or self.ledger.slots.holder(name, "serving") is not None:
-                self._differs_since.pop(name, None)
-                continue
-            since = self._differs_since.setdefault(name, now)
-            if now - since >= TOLERATED_SECONDS and now - self._restored.get(name, -RESTORE_SECONDS) >= RESTORE_SECONDS:
-                get_logger().warning(
-                    "something else answers than the ledger says", pipeline=name, version=entry.subject
-                )
-                submit(self.settings, RESTORE, {"pipeline": name})
-                self._restored[name] = now
+        each_in_turn(self.ledger.all_serving(), lambda entry: self._look(entry, now))
+
+    def _look(self, entry: Entry, now: float) -> None:
+        name = entry.pipeline
+        if self._agrees(entry) or self.ledger.slots.holder(name, "serving") is not None:
+            self._differs_since.pop(name, None)
+            return
+        since = self._differs_since.setdefault(name, now)
+        if now - since >= TOLERATED_SECONDS and now - self._restored.get(name, -RESTORE_SECONDS) >= RESTORE_SECONDS:
+            get_logger().warning("something else answers than the ledger says", pipeline=name, version=entry.subject)
+            submit(self.settings, RESTORE, {"pipeline": name})
+            self._restored[name] = now
 
     def _agrees(self, entry: Entry) -> bool:
         """Whether endpoint and alias are as the ledger says; a service that is away disagrees with nothing."""
@@ -69,7 +70,8 @@ class ServingWatch:
             return False
         if not answer.is_success:
             return True
-        return endpoint.is_by_ledger(answer.json(), entry, self.ledger.traffic(entry.pipeline))
+        found = endpoint.described(answer)
+        return found is not None and endpoint.is_by_ledger(found, entry, self.ledger.traffic(entry.pipeline))
 
     def _alias_agrees(self, entry: Entry) -> bool:
         try:
@@ -83,5 +85,9 @@ class ServingWatch:
         except httpx.HTTPError:
             return True
         if not answer.is_success and answer.status_code not in (httpx.codes.NOT_FOUND, httpx.codes.BAD_REQUEST):
-            raise ServiceError(f"MLflow answers {answer.status_code} when asked for an alias", got=answer.text)
+            raise ServiceError(
+                f"MLflow answers {answer.status_code} when asked for an alias",
+                got=answer.text,
+                next="look at its log, below logs in the state folder",
+            )
         return answer.is_success and str(answer.json()["model_version"]["version"]) == entry.subject

@@ -14,6 +14,7 @@ from millrace.faults import fault_point
 from millrace.ledger import Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings
+from tasks.turns import each_in_turn
 
 #: Seconds between two starts for one entry of the ledger, doubled up to the most: each costs seconds of CPU.
 PAUSE_SECONDS = 5.0
@@ -58,28 +59,30 @@ class ShadowWatch:
     _looked: float = float("-inf")
 
     def tick(self) -> None:
-        """See that each lives that is wanted, and none that is not."""
+        """See that each lives that is wanted, and none that is not.
+
+        Raises:
+            DigestError: a pipeline's rules were altered; the others were seen to.
+        """
         now = self.clock()
         if now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
-        wanted: dict[str, int] = {}
-        for serving in self.ledger.all_serving():
-            record = self.ledger.traffic(serving.pipeline)
-            if record is not None and record.rules.shadow is not None:
-                wanted[serving.pipeline] = record.entry.sequence
-        for name, kept in list(self._kept.items()):
-            if wanted.get(name) != kept.entry:
-                del self._kept[name]
-                _end(kept.process)
-        for name, entry in wanted.items():
-            self._keep(name, entry, now)
+        each_in_turn([entry.pipeline for entry in self.ledger.all_serving()], lambda name: self._see_to(name, now))
 
     def close(self) -> None:
         """End them."""
         for kept in self._kept.values():
             _end(kept.process)
         self._kept.clear()
+
+    def _see_to(self, name: str, now: float) -> None:
+        record = self.ledger.traffic(name)
+        wanted = None if record is None or record.rules.shadow is None else record.entry.sequence
+        if (kept := self._kept.get(name)) is not None and kept.entry != wanted:
+            _end(self._kept.pop(name).process)
+        if wanted is not None:
+            self._keep(name, wanted, now)
 
     def _keep(self, name: str, entry: int, now: float) -> None:
         kept = self._kept.get(name)

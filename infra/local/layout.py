@@ -8,11 +8,13 @@ import os
 import secrets
 import shutil
 import stat
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from infra.local.ports import is_free
 from millrace.errors import ServiceError
+from millrace.new_file import create
 from millrace.settings import Settings
 from millrace.storage import write_atomically
 
@@ -97,7 +99,8 @@ class Layout:
             folder.mkdir(parents=True, exist_ok=True)
             # Databases, logs and digests of the settings: of no other user's concern.
             folder.chmod(0o700)
-        self.short.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):  # looked at below, whatever it is
+            self.short.mkdir(mode=0o700)
         found = self.short.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
             # /tmp is everybody's, the name can be guessed, and HAProxy's admin socket goes there.
@@ -108,9 +111,7 @@ class Layout:
             )
         self.ray_temp.mkdir(parents=True, exist_ok=True)
         if not self.token.exists():
-            descriptor = os.open(self.token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_hex(32))
+            create(self.token, secrets.token_hex(32).encode(), 0o600)
 
     def prune_ray_sessions(self) -> None:
         """Drop old Ray sessions and stale sockets; only while no Ray of this stack runs."""

@@ -26,7 +26,7 @@ def adjust(ray_params: Any, head: bool) -> None:
 
     services.start_ray_process = quiet(services.start_ray_process)
     # `ray start` must not see it (it would look for a cluster to join); the processes it starts must, or Ray's
-    # helper actors look for a cluster in /tmp/ray and find somebody else's.
+    # own actors look for a cluster in /tmp/ray and find somebody else's.
     os.environ["RAY_ADDRESS"] = f"127.0.0.1:{os.environ['MILLRACE_RAY_PORT']}"
 
 

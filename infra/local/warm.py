@@ -41,20 +41,23 @@ _LIBRARIES = (
 )
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _MAX_REQUEST_BYTES = 4 << 20
+# The server reads one request at a time: a stand-in that is stopped while it asks must not stop the others.
+_REQUEST_SECONDS = 5.0
 
 
 def main() -> NoReturn:
     """The stand-in: have the flow run executed by a warm child, or execute it here."""
     path = os.environ.get(SOCKET, "")
+    request = json.dumps({"env": dict(os.environ), "cwd": os.getcwd()}).encode()  # noqa: PTH109 - light imports only
     try:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(path)
+        socket.send_fds(connection, [struct.pack("!I", len(request))], [0, 1, 2])
+        connection.sendall(request)
+        child = _read_int(connection)
     except OSError:
+        # A child of a server that ended since has ended with it.
         run_engine()
-    request = json.dumps({"env": dict(os.environ), "cwd": os.getcwd()}).encode()  # noqa: PTH109 - light imports only
-    socket.send_fds(connection, [struct.pack("!I", len(request))], [0, 1, 2])
-    connection.sendall(request)
-    child = _read_int(connection)
     for number in _SIGNALS:
         signal.signal(number, lambda received, _frame: _signal(child, received))
     # Interrupted reads go on by themselves (PEP 475); the server answers when the child has ended.
@@ -127,8 +130,11 @@ class _Server:
         if _peer_uid(connection) != os.getuid():
             connection.close()
             return
-        head, streams, _, _ = socket.recv_fds(connection, 4, 3)
-        request = json.loads(_read_exactly(connection, struct.unpack("!I", head)[0]))
+        try:
+            request, streams = _receive(connection)
+        except (OSError, ValueError):  # its stand-in was killed or stopped before it had asked
+            connection.close()
+            return
         child = os.fork()
         if child == 0:
             self._become(connection, request, streams)
@@ -136,7 +142,8 @@ class _Server:
             os.close(stream)
         self._children[child] = connection
         self._selector.register(connection, selectors.EVENT_READ)
-        connection.sendall(struct.pack("!i", child))
+        with suppress(OSError):  # its stand-in was killed: that is seen next
+            connection.sendall(struct.pack("!i", child))
 
     def _become(self, connection: socket.socket, request: dict[str, Any], streams: list[int]) -> NoReturn:
         """In the child: be the process that the stand-in would have been."""
@@ -232,6 +239,29 @@ def _die_with_parent() -> None:
 def _peer_uid(connection: socket.socket) -> int:
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", raw)[1])
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """What a stand-in asks for, and its three streams.
+
+    Raises:
+        OSError: it did not ask to the end.
+        ValueError: it asked for something else.
+    """
+    connection.settimeout(_REQUEST_SECONDS)
+    head, streams, _, _ = socket.recv_fds(connection, 4, 3)
+    try:
+        if len(head) != 4 or len(streams) != 3:
+            raise ConnectionError("the other side is gone")
+        request = json.loads(_read_exactly(connection, struct.unpack("!I", head)[0]))
+        if not isinstance(request, dict):
+            raise ValueError(f"a request is no {type(request).__name__}")
+    except BaseException:
+        for stream in streams:
+            os.close(stream)
+        raise
+    connection.settimeout(None)
+    return request, streams
 
 
 def _read_int(connection: socket.socket) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from millrace.approvals.keys import NAME, PrivateKey, is_signed
+from millrace.approvals.keys import NAME, NAME_RULE, PrivateKey, is_signed
 from millrace.errors import ApprovalError, ConfigError, ConflictError, UnknownNameError, nearest
 from millrace.ledger import Entry, Fact, Ledger
 from millrace.storage import canonical_json
@@ -93,9 +93,9 @@ def add(ledger: Ledger, name: str, public_key: str, person: str, by: str, key: P
     """
     roster = read_roster(ledger)
     if not NAME.fullmatch(name):
-        raise ConfigError("this is no name of an approver", got=name, allowed=NAME.pattern)
+        raise ConfigError("this is no name of an approver", got=name, allowed=NAME_RULE, next="correct it")
     if not person or len(person) > 64:
-        raise ConfigError("a person needs a name", got=person, allowed="1 to 64 characters")
+        raise ConfigError("a person needs a name", got=person, allowed="1 to 64 characters", next="give --person NAME")
     for known in roster.approvers.values():
         if known.name == name or known.public_key == public_key:
             raise ConflictError(
@@ -115,7 +115,11 @@ def remove(ledger: Ledger, name: str, by: str, key: PrivateKey) -> None:
     """
     roster = read_roster(ledger)
     if name not in roster.approvers:
-        raise UnknownNameError(f"'{name}' is no approver", allowed=nearest(name, roster.approvers))
+        raise UnknownNameError(
+            f"'{name}' is no approver",
+            allowed=nearest(name, roster.approvers),
+            next="`millrace approvers list` shows who is",
+        )
     if len(roster.approvers) == 1:
         raise ConflictError(f"'{name}' is the last approver", next="add another one first")
     _change(ledger, roster, REMOVED, name, {}, by, key)

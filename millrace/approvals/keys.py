@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 import re
 import stat
 from pathlib import Path
@@ -14,10 +13,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from millrace import secrets
 from millrace.errors import ApprovalError, ConfigError, UnknownNameError, nearest
-from millrace.faults import fault_point
+from millrace.new_file import create
 
 #: An approver's name. ASCII, so that no two names look alike.
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+NAME_RULE = "1 to 32 of a-z, 0-9, '_' and '-', the first a letter"
 
 _SUFFIX = ".key"
 _KEY_BYTES = 32
@@ -56,13 +56,8 @@ class PrivateKey:
             ConfigError: there is such a file.
         """
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            with fault_point("approver.save_key"):
-                file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(file, "w") as stream:
-                    stream.write(encode(self._key.private_bytes_raw()) + "\n")
-        except FileExistsError:
-            raise ConfigError(f"{path} exists", next="use it, or move it away") from None
+        if not create(path, f"{encode(self._key.private_bytes_raw())}\n".encode(), 0o600):
+            raise ConfigError(f"{path} exists", next="use it, or move it away")
 
 
 def key_path(folder: Path, name: str) -> Path:
@@ -72,7 +67,7 @@ def key_path(folder: Path, name: str) -> Path:
         ConfigError: that is no name.
     """
     if not NAME.fullmatch(name):
-        raise ConfigError("this is no name of an approver", got=name, allowed=NAME.pattern)
+        raise ConfigError("this is no name of an approver", got=name, allowed=NAME_RULE, next="correct it")
     return folder / f"{name}{_SUFFIX}"
 
 
@@ -130,7 +125,10 @@ def public_key(text: str) -> str:
         Ed25519PublicKey.from_public_bytes(decode(text, _KEY_BYTES))
     except ApprovalError:
         raise ConfigError(
-            "this is no public key", got=text, allowed="43 characters, as `millrace approvers add` prints them"
+            "this is no public key",
+            got=text,
+            allowed="43 characters, as `millrace approvers add` prints them",
+            next="have it sent again",
         ) from None
     return text
 
@@ -151,5 +149,7 @@ def decode(text: str, num_bytes: int) -> bytes:
     except (UnicodeEncodeError, binascii.Error):
         content = b""
     if len(content) != num_bytes or encode(content) != text:
-        raise ApprovalError("a key or signature is not spelt as one", allowed=f"base64 of {num_bytes} bytes")
+        raise ApprovalError(
+            "a key or signature is not spelt as one", allowed=f"base64 of {num_bytes} bytes", next="copy all of it"
+        )
     return content

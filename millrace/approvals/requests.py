@@ -213,20 +213,40 @@ def decide(
     fact = Fact(request.pipeline, DECIDED, request.id, detail, f"person:{code.approver}", request.id)
     entry, is_new = ledger.append(fact)[0]
     if not is_new and entry.detail["code"] != code.text:
-        raise ConflictError(f"request {request.id} was answered by somebody else meanwhile", got=entry.actor)
+        raise ConflictError(
+            f"request {request.id} was answered by somebody else meanwhile",
+            got=entry.actor,
+            next="look at the answer with `millrace approvals --all`",
+        )
     return code
 
 
-def use(ledger: Ledger, standing: Standing, run: str, *more: Fact, token: Token | None = None) -> None:
+def use(
+    ledger: Ledger,
+    standing: Standing,
+    run: str,
+    *more: Fact,
+    token: Token | None = None,
+    now: datetime | None = None,
+) -> None:
     """Record that `run` acts on the answer, together with `more`; nobody else can afterwards.
 
     Raises:
-        ApprovalError: another run has.
+        ApprovalError: another run has, or the approval does not count any more; nothing was recorded.
         FencedError: `token` no longer holds.
     """
     request = standing.request
     detail = {"state": standing.state, "reason": standing.reason}
-    entry, _ = ledger.append(Fact(request.pipeline, USED, request.id, detail, run, request.id), *more, token=token)[0]
+
+    def prove() -> None:
+        found = standing_of(ledger, request, now or datetime.now(UTC))
+        if standing.state == "approved" and found.state not in ("approved", "used"):
+            raise ApprovalError(
+                f"the approval of {request.id} does not count any more", got=found.reason, next="ask again"
+            )
+
+    fact = Fact(request.pipeline, USED, request.id, detail, run, request.id)
+    entry = ledger.claim(fact, *more, token=token, prove=prove)
     if entry.actor != run:
         raise ApprovalError(f"the answer to {request.id} was used by another run", got=entry.actor, next="ask again")
 
@@ -261,7 +281,12 @@ def _fact_of(known: ApprovalRequest) -> tuple[str, ...]:
 def _request(entry: Entry) -> ApprovalRequest:
     detail = entry.detail
     if detail["action"] not in get_args(Action):
-        raise ApprovalError(f"request {entry.subject} asks for something unknown", got=detail["action"])
+        raise ApprovalError(
+            f"request {entry.subject} asks for something unknown",
+            got=detail["action"],
+            allowed=", ".join(get_args(Action)),
+            next="use the Millrace that wrote it",
+        )
     return ApprovalRequest(
         id=entry.subject,
         pipeline=entry.pipeline,

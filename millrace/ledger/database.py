@@ -62,9 +62,14 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A transaction that changes nothing."""
-        with self._mapped(), self._ready().begin() as connection:
-            yield connection
+        """A transaction that changes nothing, and sees the ledger as it was at one moment."""
+        with self._mapped():
+            engine = self._ready()
+            if not self.is_sqlite:
+                # Else each statement sees what was committed before it.
+                engine = engine.execution_options(isolation_level="REPEATABLE READ")
+            with engine.begin() as connection:
+                yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:

@@ -49,9 +49,9 @@ class Heartbeat:
         return self._is_seen(alive=True)
 
     def kill(self) -> None:
-        """SIGKILL to its process, where that is on this host."""
+        """SIGKILL to its process, where that is on this host and this user may."""
         if self.is_seen_alive and (process := self._process()) is not None:
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 process.kill()
 
     def _is_seen(self, *, alive: bool) -> bool:

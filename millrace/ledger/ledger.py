@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -73,12 +73,46 @@ class Ledger:
                 require(connection, token)
             return journal.append(connection, *facts)
 
+    def claim(
+        self, fact: Fact, *more: Fact, token: Token | None = None, prove: Callable[[], None] = lambda: None
+    ) -> Entry:
+        """Append `fact` and `more`, unless another actor was faster with a fact of the same `once`: then nothing.
+
+        `prove` is called when nobody else can append any more; it may read, and what it raises ends the attempt.
+
+        Returns:
+            The entry that stands; whose it is says its actor.
+
+        Raises:
+            FencedError: `token` no longer holds; nothing was appended.
+        """
+        with fault_point("ledger.claim"), self._database.write() as connection:
+            if token is not None:
+                require(connection, token)
+            prove()
+            entry, _ = journal.append(connection, fact)[0]
+            if entry.actor == fact.actor:
+                journal.append(connection, *more)
+        return entry
+
     def entries(
         self, pipeline: str | None = None, *kinds: str, subject: str | None = None, until: datetime | None = None
     ) -> list[Entry]:
         """Entries that match, oldest first."""
         with self._database.read() as connection:
             return journal.select(connection, pipeline=pipeline, kinds=kinds, subject=subject, until=until)
+
+    def without_end(self, kinds: Collection[str], ends: Collection[str], *, since: datetime, or_by: str) -> list[Entry]:
+        """Entries of `kinds` whose subject has no entry of the kinds `ends`, oldest first: those from `since` on, and
+        those of the actor `or_by` from any time. What has its end is not read, so asking often costs nothing."""
+        end = ENTRIES.alias()
+        query = ENTRIES.select().where(
+            ENTRIES.c.kind.in_(kinds),
+            sa.or_(ENTRIES.c.at >= utc(since), ENTRIES.c.actor == or_by),
+            ~sa.exists().where(end.c.kind.in_(ends), end.c.subject == ENTRIES.c.subject),
+        )
+        with self._database.read() as connection:
+            return journal.entries_of(connection.execute(query.order_by(ENTRIES.c.sequence)))
 
     def newest(self, pipeline: str, *kinds: str, until: datetime | None = None) -> Entry | None:
         """The newest entry of these kinds, or None."""

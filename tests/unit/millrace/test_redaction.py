@@ -47,6 +47,24 @@ def test_a_record_of_any_logger_tells_no_secret() -> None:
     assert logged("%d rows", 5) == "5 rows\n"
 
 
+class _Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError(f"lost {DSN}")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("arguments", [("%d rows", DSN), ("%s", _Unprintable()), (_Unprintable(),), ("%s %s", DSN)])
+def test_a_record_that_cannot_be_written_stops_nobody_and_tells_no_secret(
+    arguments: tuple[object, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    install()
+    text = logged(*arguments)
+    assert "cannot be written" in text
+    assert "Error" in text
+    assert "hush" not in text + capsys.readouterr().err
+
+
 def test_the_traceback_of_a_record_tells_no_secret() -> None:
     install()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import threading
@@ -31,6 +32,7 @@ from millrace.storage import (
     digest_json,
     write_atomically,
 )
+from tests.full_disk import run_on_full_disk
 
 BOTH = pytest.mark.parametrize("kind", ["folder", "memory"])
 
@@ -458,3 +460,53 @@ def test_a_store_that_does_not_give_its_objects(
     for ask in (lambda: store.find("k"), lambda: store.read("k/a")):
         with pytest.raises(told):
             ask()
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (ConnectionRefusedError(111, "refused"), ServiceError),
+        (TimeoutError("late"), ServiceError),
+        (OSError(errno.ENOSPC, "No space left on device"), ServiceError),
+        (PermissionError(13, "denied"), ArtifactError),
+    ],
+)
+def test_a_store_that_does_not_take_an_object(
+    raised: OSError, told: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ObjectStore(f"memory://{uuid.uuid4().hex}")
+    put, failing = type(store._fs).pipe_file, ["a", MANIFEST, "nothing"]
+
+    def refuse(self: Any, path: str, *args: Any, **options: Any) -> None:
+        if path.endswith(failing[0]):
+            raise raised
+        put(self, path, *args, **options)
+
+    monkeypatch.setattr(type(store._fs), "pipe_file", refuse)
+    while failing[0] != "nothing":
+        with pytest.raises(told):
+            store.publish("k", {"a": b"1"})
+        assert store.find("k") is None
+        failing.pop(0)
+    assert store.publish("k", {"a": b"1"}).read("a") == b"1"
+
+
+def test_on_a_full_disk_nothing_is_published_and_nothing_is_left_beside(tmp_path: Path) -> None:
+    code = """
+import sys, pathlib
+from millrace.errors import MillraceError
+from millrace.storage import ObjectStore, write_atomically
+try:
+    ObjectStore(sys.argv[1] + "/store").publish("k", {"a": b"1"})
+except MillraceError as error:
+    sys.stderr.write(f"{type(error).__name__}: {error}")
+try:
+    write_atomically(pathlib.Path(sys.argv[1], "file"), b"content")
+except OSError:
+    sys.stderr.write("refused")
+"""
+    told = run_on_full_disk(code, str(tmp_path))
+    assert "cannot be written" in told
+    assert told.endswith("refused")
+    assert ObjectStore(str(tmp_path / "store")).find("k") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]

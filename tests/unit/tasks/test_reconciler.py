@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import tasks.prefect_api
+from millrace import logs
 from millrace.errors import ConfigError, ServiceError
 from millrace.ledger import Incident, Ledger
 from millrace.settings import Settings
@@ -113,6 +114,7 @@ def test_a_defect_of_one_part_stops_no_other(capsys: pytest.CaptureFixture[str])
         def tick(self) -> None:
             raise ValueError("no JSON")
 
+    logs.configure()  # to the streams of this test, whichever ran before it
     _tick(Broken())
     told = capsys.readouterr()
     assert "ValueError: no JSON" in told.out + told.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,18 +10,20 @@ from typing import Any
 
 import pytest
 
-from millrace.errors import ConflictError, DigestError, MillraceError, ServiceError, UnknownNameError
-from millrace.ledger import Ledger, Token
+from millrace.errors import ConfigError, ConflictError, DigestError, MillraceError, ServiceError, UnknownNameError
+from millrace.ledger import Fact, Ledger, Token
 from millrace.pipeline import Pipeline
 from millrace.settings import Settings
 from ray_jobs.serve.deploy import Deployed
 from ray_jobs.serve.plan import TrafficPlan
-from tasks import champion, rollout
+from tasks import champion, rollback_requests, rollout
 from tasks.registry import Version
 from tasks.rollback import perform
 from tasks.rollback_requests import ENDED, RollbackRequest, end, new_id, outcome_of, pending
-from tasks.rollout import ROLLED_BACK, settle
+from tasks.rollout import ROLLED_BACK, roll_back, settle
 from tasks.run import open_run
+from tasks.run_kinds import PROMOTED
+from tasks.slots import holding
 from tasks.standby import Standby
 
 
@@ -46,6 +49,9 @@ class World:
     @property
     def serving(self) -> Any:
         return self.ledger.serving("tiny")
+
+    def url(self, version: Version) -> str:
+        return f"http://registry/{version.version}"
 
     def version(self, pipeline: str, number: str) -> Version:
         if number not in ("1", "2", "3", "4"):
@@ -80,6 +86,7 @@ def world(
     for module in (rollout, champion):
         monkeypatch.setattr(module, "Registry", lambda _: world)
     monkeypatch.setattr(rollout, "connect", lambda _: None)
+    monkeypatch.setattr(rollout.artifacts, "rollout", lambda *_: None)
     monkeypatch.setattr(rollout, "deploy", world.deploy)
     return world
 
@@ -197,6 +204,44 @@ def test_it_goes_on_after_a_kill_between_the_decision_and_the_alias(
     assert len(world.ledger.entries("tiny", ROLLED_BACK)) == 1
 
 
+def test_a_rollback_that_goes_on_late_does_not_undo_what_was_promoted_since(world: World) -> None:
+    request = world.ask(requested_by="guard", only_while=world.serving.sequence)
+    perform(request)
+    # It was killed before it said that it had ended, and another run took the slot meanwhile.
+    world.serve("4")
+    world.aliases.clear()
+    perform(request)
+    assert (world.serving.subject, world.deployed[-1], world.aliases) == ("4", "4", [])
+    assert outcome_of(world.ledger, request) is not None
+
+
+def test_a_training_that_goes_on_late_does_not_undo_a_rollback(world: World) -> None:
+    evaluation: Any = SimpleNamespace(
+        champion_version="3",
+        verdict=SimpleNamespace(passed=True, reasons=(), summary="better"),
+        metrics={"challenger": {"roc_auc": 0.9}},
+        window=SimpleNamespace(as_dict=dict),
+    )
+    with open_run("training", "tiny", run_id="local-training") as run:
+        assert settle(run, world.version("tiny", "4"), evaluation) == PROMOTED
+        # It was killed before it noted its end; a person rolled back before it went on.
+        perform(world.ask())
+        assert world.serving.subject == "3"
+        assert settle(run, world.version("tiny", "4"), evaluation) == PROMOTED
+    assert (world.serving.subject, world.deployed) == ("3", ["4", "3"])
+
+
+@pytest.mark.parametrize("requested_by", ["x" * 200, "person:\n"])
+def test_who_cannot_be_recorded_moves_no_traffic(world: World, requested_by: str) -> None:
+    with (
+        pytest.raises(ConfigError, match="cannot take the actor"),
+        open_run("rollback", "tiny", run_id="local-1") as opened,
+        holding(opened, "serving") as run,
+    ):
+        roll_back(run, None, requested_by)
+    assert (world.deployed, world.serving.subject) == ([], "3")
+
+
 def test_it_does_not_wait_for_a_training_which_must_judge_again(world: World) -> None:
     training = world.ledger.slots.take("tiny", "training", "local-training")
     assert isinstance(training, Token)
@@ -209,3 +254,23 @@ def test_it_does_not_wait_for_a_training_which_must_judge_again(world: World) ->
     with open_run("training", "tiny", run_id="local-training") as run:
         assert settle(run, world.version("tiny", "4"), evaluation) is None
     assert (world.deployed, world.serving.subject) == (["2"], "2")
+
+
+def test_looking_for_requests_costs_nothing_however_many_there_were(world: World) -> None:
+    done = [RollbackRequest(new_id(str(number)), "tiny", "person:me") for number in range(1000)]
+    world.ledger.append(*(request.fact() for request in done))
+    world.ledger.append(*(Fact("tiny", ENDED, request.id, {"version": "2"}, once=request.id) for request in done))
+    request = world.ask()
+    started = time.process_time()
+    for _ in range(20):
+        assert pending(world.ledger) == [request]
+    assert time.process_time() - started < 0.5
+
+
+def test_a_guards_request_waits_as_long_as_it_must_and_a_persons_does_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ask()
+    guard = world.ask(requested_by="guard", only_while=world.serving.sequence)
+    monkeypatch.setattr(rollback_requests, "STALE_SECONDS", -60.0)
+    assert pending(world.ledger) == [guard]

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from millrace.errors import DigestError
 from millrace.ledger import Ledger, Token
 from millrace.settings import Settings
 from millrace.traffic_rules import TrafficRules, VersionShare
 from tasks.shadow_watch import MOST_PAUSE_SECONDS, PAUSE_SECONDS, ShadowWatch
+from tests.ledgers import tamper
 from tests.unit.tasks.conftest import Clock
 
 SLEEPS = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
@@ -73,6 +75,17 @@ def test_a_process_comes_and_goes_with_the_rules(
     mirror("q", 0.0)
     assert look() == ["p"]
     assert len(started) == 3
+
+
+def test_rules_that_somebody_altered_keep_no_other_pipeline_from_its_shadow(
+    watch: ShadowWatch, mirror: Callable[[str, float], None], started: Started, settings: Settings
+) -> None:
+    mirror("p", 0.5)
+    mirror("q", 0.5)
+    tamper(settings.ledger, "UPDATE entries SET detail = '{}' WHERE kind = 'traffic' AND pipeline = 'p'")
+    with pytest.raises(DigestError):
+        watch.tick()
+    assert started.alive == ["q"]
 
 
 def test_one_that_ends_is_started_again_ever_more_patiently(

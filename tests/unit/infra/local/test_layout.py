@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from infra.local.layout import AuxiliaryPorts, Layout
 from millrace.errors import ServiceError
 from millrace.settings import Settings
+from tests.full_disk import run_on_full_disk
 
 pytestmark = pytest.mark.unit
 
@@ -42,6 +44,28 @@ def test_the_token_survives_a_second_start(tmp_path: Path) -> None:
     layout.prepare()
     assert layout.token.read_text() == token
     layout.remove_short()
+
+
+def test_a_token_is_whole_or_absent(tmp_path: Path) -> None:
+    code = "import sys, pathlib; from infra.local.layout import Layout; Layout(pathlib.Path(sys.argv[1])).prepare()"
+    assert "OSError" in run_on_full_disk(code, str(tmp_path))
+    layout = Layout(tmp_path)
+    layout.prepare()
+    assert len(layout.token.read_text()) == 64
+    assert layout.token.stat().st_mode & 0o777 == 0o600
+    layout.remove_short()
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/nowhere")])
+def test_what_lies_in_the_place_of_the_short_folder_is_named(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    layout = Layout(tmp_path)
+    make(layout.short)
+    try:
+        with pytest.raises(ServiceError, match="not a private folder") as caught:
+            layout.prepare()
+        assert caught.value.next is not None
+    finally:
+        layout.short.unlink()
 
 
 def test_two_stacks_get_different_ports(tmp_path: Path) -> None:

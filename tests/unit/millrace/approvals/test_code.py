@@ -6,14 +6,17 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from millrace.approvals import code
 from millrace.approvals.approvers import Approver, Roster
 from millrace.approvals.code import ApprovalRequest, Code, sign
 from millrace.approvals.keys import PrivateKey, is_signed
 from millrace.approvals.verify import CLOCK_SKEW, verify
 from millrace.errors import ApprovalError
+from millrace.secrets import redact
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 KEY = PrivateKey.new()
@@ -41,6 +44,19 @@ def test_a_line_can_be_read_and_counts() -> None:
     assert verify(LINE, REQUEST, ROSTER, NOW) == CODE
     assert verify(f"  {LINE}\n", REQUEST, ROSTER, NOW, "approve") == CODE
     assert len(LINE) < 200
+
+
+def test_a_line_that_looks_like_a_secret_is_signed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signed with this key and nonce it has `-sk-` and more in it, which is masked wherever it is written down."""
+    nonces = iter(["0000000000004603", "0000000000004604"])
+    monkeypatch.setattr(code.secrets, "token_hex", lambda _: next(nonces))
+    key = PrivateKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    request = replace(REQUEST, id="ask-" + "0" * 20, requested_at=now, expires_at=now + timedelta(hours=1))
+    signed = sign(request, "approve", "alice", key, now)
+    assert redact(signed.text) == signed.text
+    assert is_signed(key.public, signed.signature, signed.content(request))
+    assert next(nonces, "none left") == "none left"
 
 
 @given(position=st.integers(0, len(LINE) - 1), character=st.characters())

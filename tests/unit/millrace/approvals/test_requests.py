@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.reliability.approvals import QUESTION, RULE, RUN, Scene
-from millrace.approvals import requests
+from millrace.approvals import approvers, requests
 from millrace.approvals.code import sign
 from millrace.errors import ApprovalError, ConflictError, MillraceError, UnknownNameError
-from millrace.ledger import Ledger
+from millrace.ledger import Fact, Ledger
 
 
 def standing(scene: Scene) -> requests.Standing:
@@ -61,12 +61,32 @@ def test_an_approval_is_used_once_and_the_run_may_say_so_again(scene: Scene) -> 
     assert requests.ask(scene.ledger, QUESTION, RULE, RUN).request.id == again.request.id
 
 
+def test_what_was_to_be_recorded_with_an_answer_is_not_when_another_run_has_used_it(scene: Scene) -> None:
+    scene.give(scene.code().text)
+    approved = standing(scene)
+    requests.use(scene.ledger, approved, RUN, Fact("tiny", "accepted", "first", {}, RUN))
+    with pytest.raises(ApprovalError, match="was used by another run"):
+        requests.use(scene.ledger, approved, "run-2", Fact("tiny", "accepted", "second", {}, "run-2"))
+    assert [entry.subject for entry in scene.ledger.entries("tiny", "accepted")] == ["first"]
+
+
+@pytest.mark.parametrize("hours", [0.0, 48.0])
+def test_an_approval_that_is_void_by_the_time_it_is_used_permits_nothing(scene: Scene, hours: float) -> None:
+    """Its approver was removed, or it expired, between the look at it and its use."""
+    scene.give(sign(scene.request, "approve", "bob", scene.bob, scene.now).text)
+    approved = standing(scene)
+    if not hours:
+        approvers.remove(scene.ledger, "bob", "alice", scene.alice)
+    later = scene.now + timedelta(hours=hours)
+    with pytest.raises(ApprovalError, match="does not count any more"):
+        requests.use(scene.ledger, approved, RUN, Fact("tiny", "accepted", "x", {}, RUN), now=later)
+    assert scene.ledger.entries("tiny", requests.USED, "accepted") == []
+
+
 def test_what_was_used_in_time_stays_approved_for_its_run(scene: Scene) -> None:
     """A run that was killed while it promoted goes on a week later, and its approver may have left."""
     scene.give(sign(scene.request, "approve", "bob", scene.bob, scene.now).text)
     requests.use(scene.ledger, standing(scene), RUN)
-    from millrace.approvals import approvers
-
     approvers.remove(scene.ledger, "bob", "alice", scene.alice)
     scene.now += timedelta(days=7)
     assert standing(scene).approves(RUN)

@@ -111,3 +111,19 @@ def _put(ledger: Ledger, heartbeat: Heartbeat) -> None:
 
         patch.setattr(psutil, "Process", Other)
         assert ledger.heartbeats.begin(heartbeat.run, heartbeat.flow, heartbeat.pipeline) == heartbeat
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_process_of_another_user_is_left_to_him() -> None:
+    process = psutil.Process()
+    beat = Heartbeat("run", "training", "tiny", here(), process.pid, process.create_time(), 0)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setuid(65_534)
+            beat.kill()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

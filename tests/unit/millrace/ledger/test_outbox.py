@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -152,3 +153,19 @@ def test_an_index_of_the_open_ones_that_was_altered_is_found(url: str, ledger: L
     tamper(url, change)
     with pytest.raises(DigestError, match="the outbox is not what the journal says at entry"):
         ledger.verify()
+
+
+def test_an_incident_that_opens_while_the_ledger_is_verified_is_no_damage(url: str, ledger: Ledger) -> None:
+    ledger.outbox.open(INCIDENT)
+    opened: list[bool] = []
+
+    def open_another(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "FROM unanswered" in statement and not opened:
+            with closing(Ledger(url)) as other:
+                opened.extend(other.outbox.open(replace(INCIDENT, window=week(1))))
+
+    assert ledger._database._engine is not None
+    sa.event.listen(ledger._database._engine, "before_cursor_execute", open_another)
+    assert ledger.verify()[0] == 1
+    assert opened == [True]
+    assert ledger.verify()[0] == 2
