@@ -6,8 +6,8 @@ The service runs in a thread behind uvicorn, mounted where a pipeline's service 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,11 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
-import uvicorn
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
-from infra.local.ports import free_ports
 from millrace.inference_log import read_answers
 from ray_jobs.serve.service import PredictionService
+from tests.served import listening
 from tests.unit.ray_jobs.serve.world import World
-from tests.waiting import until
 
 CLASSES = ["no", "yes"]
 DELAYS = [1.0, 0.0]
@@ -61,34 +57,16 @@ def output(name: str, *, binary: bool = True, **more: Any) -> Any:
 
 
 class Served:
-    """A service of the pipeline `tiny`, version 7, listening on loopback."""
+    """A service of the pipeline `tiny`, and where it listens; without a version until it is loaded."""
 
     def __init__(self, root: Path) -> None:
         self.world = World(root, {"kind": "multiclass", "classes": CLASSES})
         self.service = PredictionService(self.world.pipeline, self.world.store, self.world.log_folder)
-        (self.port,) = free_ports(1)
-        app = Starlette(routes=[Mount("/v1/tiny", self.service)])
-        self._server = uvicorn.Server(
-            uvicorn.Config(app, host="127.0.0.1", port=self.port, log_level="warning", lifespan="off")
-        )
-        self._thread = threading.Thread(target=self._server.run)
-
-    @property
-    def address(self) -> str:
-        """As the client takes it: no scheme, and the path of the pipeline's service."""
-        return f"127.0.0.1:{self.port}/v1/tiny"
-
-    def start(self) -> None:
-        self._thread.start()
-        until(lambda: self._server.started, "the service", 30.0)
+        #: As the client takes it: no scheme, and the path of the pipeline's service.
+        self.address = ""
 
     def load(self) -> None:
         asyncio.run(self.service.load(self.world.publish("7")))
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-        self.service.close()
 
     def own(self) -> list[dict[str, Any]]:
         """What the service's own protocol answers to the good rows."""
@@ -99,15 +77,22 @@ class Served:
         return found
 
 
+@contextmanager
+def serving(root: Path) -> Iterator[Served]:
+    made = Served(root)
+    try:
+        with listening(made.service) as port:
+            made.address = f"127.0.0.1:{port}/v1/tiny"
+            yield made
+    finally:
+        made.service.close()
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    made = Served(tmp_path_factory.mktemp("served"))
-    made.start()
-    try:
+    with serving(tmp_path_factory.mktemp("served")) as made:
         made.load()
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture
@@ -124,20 +109,15 @@ def refused(ask: Callable[[], Any]) -> tuple[str, str]:
 
 
 def test_before_a_version_is_loaded_it_lives_and_is_not_ready(tmp_path: Path) -> None:
-    made = Served(tmp_path)
-    made.start()
-    try:
-        with triton.InferenceServerClient(made.address) as client:
-            assert client.is_server_live()
-            assert not client.is_server_ready()
-            assert not client.is_model_ready("tiny")
-            status, message = refused(lambda: client.infer("tiny", good()))
-            assert (status, message.partition(";")[0]) == ("503", "no version is loaded yet")
-            made.load()
-            assert client.is_server_ready()
-            assert client.is_model_ready("tiny")
-    finally:
-        made.stop()
+    with serving(tmp_path) as made, triton.InferenceServerClient(made.address) as client:
+        assert client.is_server_live()
+        assert not client.is_server_ready()
+        assert not client.is_model_ready("tiny")
+        status, message = refused(lambda: client.infer("tiny", good()))
+        assert (status, message.partition(";")[0]) == ("503", "no version is loaded yet")
+        made.load()
+        assert client.is_server_ready()
+        assert client.is_model_ready("tiny")
 
 
 def test_health_and_metadata(client: Client) -> None:
