@@ -1,7 +1,7 @@
 """The Open Inference Protocol beside other servers of it: the same requests to each, and where their answers differ.
 
 MLServer is asked in JSON, which is all it takes over HTTP; Triton, whose extension binary data is, in both. All have
-the same signature and weights. What differs for a reason is listed with it (`benchmarks.serving.protocol_answers`); what
+the same signature and weights. What differs for a reason is listed with it (see `protocol_answers`); what
 is left is `unexplained`, and should be none.
 """
 

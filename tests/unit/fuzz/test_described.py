@@ -1,0 +1,66 @@
+"""Requests that Schemathesis makes of the service's own OpenAPI document, of each operation, allowed and forbidden ones.
+
+Each is answered with a status, a type, headers and a body that the document lists for its operation, none of them with a
+failure of the service, and what the document forbids is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import given
+from hypothesis import strategies as st
+from schemathesis import GenerationMode, NotSet, checks
+
+from millrace.openapi import document
+from tests.unit.fuzz.asking import Asked
+from tests.unit.fuzz.material import examples
+from tests.unit.millrace.open_inference.specs import make_spec
+
+#: What JSON Schema cannot say, such as which texts are times and how many bytes are too many, is refused too.
+_EXCLUDED = [checks.positive_data_acceptance]
+_ALIVE_SECONDS = 10.0
+_OPERATIONS = [
+    f"{method.upper()} {path}"
+    for path, item in document(make_spec(), "1")["paths"].items()
+    for method in item
+    if method in ("get", "post")
+]
+
+
+@pytest.fixture(scope="module")
+def operations(asked: Asked) -> dict[str, Any]:
+    """Of each operation, the cases that it may be asked."""
+    schema = schemathesis.openapi.from_dict(document(asked.world.pipeline.spec, "1"))
+    return {
+        found.ok().label: st.one_of(*(found.ok().as_strategy(generation_mode=mode) for mode in GenerationMode))
+        for found in schema.get_all_operations()
+    }
+
+
+@pytest.mark.parametrize("label", _OPERATIONS)
+@given(data=st.data())
+@examples(1)
+def test_answers_are_as_described(asked: Asked, operations: dict[str, Any], label: str, data: st.DataObject) -> None:
+    case = data.draw(operations[label])
+    case.validate_response(asyncio.run(answer(asked, case)), excluded_checks=_EXCLUDED)
+    asked.assert_unharmed()
+
+
+async def answer(asked: Asked, case: Any) -> httpx.Response:
+    transport = httpx.ASGITransport(asked.service, root_path="/v1/tiny")
+    async with httpx.AsyncClient(transport=transport, base_url="http://test/v1/tiny") as client:
+        body = b"" if isinstance(case.body, NotSet) else case.body
+        asking = client.request(
+            case.method,
+            case.formatted_path,
+            headers={**case.headers, **({"content-type": case.media_type} if case.media_type else {})},
+            content=body if isinstance(body, bytes) else json.dumps(body).encode(),
+        )
+        return await asyncio.wait_for(asking, _ALIVE_SECONDS)
