@@ -1,6 +1,6 @@
-"""Requests that Schemathesis makes of the service's own OpenAPI document, of each operation, allowed and forbidden ones.
+"""Requests that Schemathesis makes of the service's own OpenAPI document, allowed and forbidden ones of each operation.
 
-Each is answered with a status, a type, headers and a body that the document lists for its operation, none of them with a
+Each is answered with a status, a type, headers and a body that the document lists for its operation, none with a
 failure of the service, and what the document forbids is refused.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -16,7 +16,9 @@ import pytest
 import schemathesis
 from hypothesis import given
 from hypothesis import strategies as st
-from schemathesis import GenerationMode, NotSet, checks
+from schemathesis import GenerationMode, checks
+from schemathesis.core import NotSet
+from schemathesis.core.failures import FailureGroup
 
 from millrace.openapi import document
 from tests.unit.fuzz.asking import Asked
@@ -25,6 +27,7 @@ from tests.unit.millrace.open_inference.specs import make_spec
 
 #: What JSON Schema cannot say, such as which texts are times and how many bytes are too many, is refused too.
 _EXCLUDED = [checks.positive_data_acceptance]
+_CONFIG = {"checks": {"negative_data_rejection": {"expected-statuses": [401, 403, 404, 405, 413, 415, 422]}}}
 _ALIVE_SECONDS = 10.0
 _OPERATIONS = [
     f"{method.upper()} {path}"
@@ -37,7 +40,8 @@ _OPERATIONS = [
 @pytest.fixture(scope="module")
 def operations(asked: Asked) -> dict[str, Any]:
     """Of each operation, the cases that it may be asked."""
-    schema = schemathesis.openapi.from_dict(document(asked.world.pipeline.spec, "1"))
+    config = schemathesis.Config.from_dict(_CONFIG)
+    schema = schemathesis.openapi.from_dict(document(asked.world.pipeline.spec, "1"), config=config)
     return {
         found.ok().label: st.one_of(*(found.ok().as_strategy(generation_mode=mode) for mode in GenerationMode))
         for found in schema.get_all_operations()
@@ -46,11 +50,27 @@ def operations(asked: Asked) -> dict[str, Any]:
 
 @pytest.mark.parametrize("label", _OPERATIONS)
 @given(data=st.data())
-@examples(1)
+@examples(5)
 def test_answers_are_as_described(asked: Asked, operations: dict[str, Any], label: str, data: st.DataObject) -> None:
     case = data.draw(operations[label])
     case.validate_response(asyncio.run(answer(asked, case)), excluded_checks=_EXCLUDED)
     asked.assert_unharmed()
+
+
+@pytest.mark.parametrize(
+    ("status", "told"), [(200, {"status": "dead"}), (200, {}), (418, {"status": "alive"}), (500, {})]
+)
+@given(data=st.data())
+@examples(12)
+def test_an_answer_that_is_not_described_is_found(
+    operations: dict[str, Any], status: int, told: dict[str, str], data: st.DataObject
+) -> None:
+    case = data.draw(operations["GET /health"])
+    request = httpx.Request("GET", "http://test/v1/tiny/health")
+    wrong = httpx.Response(status, json=told, headers={"x-request-id": "r.1"}, request=request)
+    wrong.elapsed = timedelta(0)
+    with pytest.raises(FailureGroup):
+        case.validate_response(wrong, excluded_checks=_EXCLUDED)
 
 
 async def answer(asked: Asked, case: Any) -> httpx.Response:
