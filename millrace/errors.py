@@ -21,6 +21,7 @@
     ├── ApprovalError               8    403   no    an approval that does not count
     └── RequestError                2    422   no    a prediction request breaks the feature contract
         ├── RequestTooLargeError         2    413   no    more rows or bytes than the spec allows
+        ├── ContentEncodingError         2    415   no    a body that is compressed
         ├── UnknownCallerError           2    401   no    a request without a valid key
         ├── TooManyRequestsError         2    429   yes   a customer who asks more often than it may
         └── ForeignRequestError          2    403   no    a request that a page of another origin sends
@@ -184,6 +185,10 @@ class RequestError(MillraceError):
 
 class RequestTooLargeError(RequestError):
     http_status = 413
+
+
+class ContentEncodingError(RequestError):
+    http_status = 415
 
 
 class UnknownCallerError(RequestError):

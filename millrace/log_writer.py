@@ -52,7 +52,7 @@ class LogWriter:
         Raises:
             ServiceError: the disk refuses it; nothing of the record stays in the log.
         """
-        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
         with self._lock:
             if self._is_closed:
                 raise ServiceError(f"the log in {self.folder} is closed", next="send the request again")

@@ -11,6 +11,7 @@ from typing import Any
 
 from millrace import openapi_schemas as schemas
 from millrace.errors import (
+    ContentEncodingError,
     ForeignRequestError,
     RequestError,
     RequestTooLargeError,
@@ -39,6 +40,7 @@ _PROBLEMS = {
     ForeignRequestError.http_status: "A page of another origin asks, a foreign host name, or another's key.",
     UnknownNameError.http_status: "The path names another model, a version that does not answer, or nothing.",
     RequestTooLargeError.http_status: "More bytes or rows than the service takes in one request.",
+    ContentEncodingError.http_status: "The body is compressed.",
     RequestError.http_status: "The request breaks the contract; `field` says where, `rule` how.",
     TooManyRequestsError.http_status: "The customer asks more often than it may.",
     _FAILED: "The service failed; its log names the request id.",
@@ -48,6 +50,7 @@ _OF_POST = (
     UnknownCallerError.http_status,
     ForeignRequestError.http_status,
     RequestTooLargeError.http_status,
+    ContentEncodingError.http_status,
     RequestError.http_status,
     TooManyRequestsError.http_status,
     _FAILED,
@@ -61,6 +64,7 @@ _OF_OPERATOR = (*_OF_VERSION, UnknownCallerError.http_status, ForeignRequestErro
 #: The headers that come with a problem.
 _PROBLEM_HEADERS = {
     UnknownCallerError.http_status: {"www-authenticate": "What kind of key is demanded."},
+    ContentEncodingError.http_status: {"accept-encoding": "What the service takes."},
     TooManyRequestsError.http_status: {"retry-after": "Seconds after which it may ask again."},
 }
 

@@ -64,6 +64,23 @@ def _tensors(shape: Mapping[str, Any], rows: Sequence[Row]) -> Any:
     return {"inputs": [tensor("numeric", "FP32"), tensor("categorical", "BYTES")]}
 
 
+def _columns(shape: Mapping[str, Any], rows: Sequence[Row]) -> Any:
+    return {"inputs": columns(shape, rows)}
+
+
+def columns(shape: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """An input tensor a feature, [rows, 1], of the datatype that each server's metadata tells."""
+    return [
+        {"name": feature["name"], "shape": [len(rows), 1], "datatype": datatype, "data": _column(rows, feature["name"])}
+        for kind, datatype in (("numeric", "FP64"), ("categorical", "BYTES"))
+        for feature in shape[kind]
+    ]
+
+
+def _column(rows: Sequence[Row], name: str) -> list[Any]:
+    return [row[name] for row in rows]
+
+
 def _predictions(answer: Any) -> list[float]:
     return [float(found["probability"] if isinstance(found, dict) else found) for found in answer["predictions"]]
 
@@ -76,5 +93,7 @@ def _first_output(answer: Any) -> list[float]:
 ROWS = Dialect(_rows, _predictions)
 #: The Open Inference Protocol V2 in JSON: MLServer, Triton.
 TENSORS = Dialect(_tensors, _first_output)
+#: The same with a tensor a feature, which is Millrace's signature.
+COLUMNS = Dialect(_columns, _first_output)
 #: MLflow's scoring protocol.
 RECORDS = Dialect(_records, _predictions)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,32 +29,12 @@ class Deployer:
     targets: dict[int, Target] = field(default_factory=dict)
 
     def publish(self, version: int) -> dict[str, Any]:
-        import pandas as pd
-        import safetensors.torch
-
-        from benchmarks.serving.fixture import draw_row, shape_of, weights_name
-        from benchmarks.serving.peers.servers.served_model import inputs_of
-        from millrace.package import LabelScale, Predictor, publish_package
+        from benchmarks.serving.packages import publish
         from millrace.pipeline import load_pipeline
         from millrace.storage import ObjectStore
 
         pipeline = load_pipeline(self.name, self.settings.pipelines)
-        spec = pipeline.spec
-        shape = shape_of(spec.data, spec.model.options)
-        module = pipeline.build_model(inputs_of(shape), spec.model.options).eval()
-        module.load_state_dict(safetensors.torch.load_file(self.folder / weights_name(version)))
-        rng = random.Random(version)
-        rows = pd.DataFrame([draw_row(shape, rng) for _ in range(32)])
-        package = publish_package(
-            ObjectStore.of(self.settings),
-            f"packages/{self.name}",
-            predictor=Predictor(spec, module, LabelScale()),
-            reference=rows.assign(**{spec.data.label.column: [number % 2 for number in range(len(rows))]}),
-            card="",
-            lineage={},
-            metrics={},
-        )
-        self.targets[version] = Target(str(version), package.key, package.digest)
+        self.targets[version] = publish(pipeline, ObjectStore.of(self.settings), self.folder, version)
         return {}
 
     def deploy(self, version: int, code: str | None) -> dict[str, Any]:

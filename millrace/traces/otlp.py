@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.traces.context import Headers, TraceContext, span_id_of
+from millrace.traces.context import Headers, TraceContext, ids_of, span_id_of
 from millrace.traces.records import STAGES, Block
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def request_body(spans: Iterable[bytes], resource: Mapping[str, str]) -> bytes:
 def spans_of(block: Block) -> bytes:
     """The spans of the block's requests, each with its frame."""
     edges = (block.started_at + block.edges) * 1000  # nanoseconds, [7, n]
-    trace_ids = _bytes_of(block.columns["trace_id"], 16)
-    span_ids = _bytes_of(block.columns["span_id"], 8)
+    trace_ids, span_ids = ids_of(block.traceparents)
     stage_ids = [_below(span_ids, stage) for stage in range(len(STAGES))]
     roots = _filled("predict", SERVER, (trace_ids, span_ids, None, edges[0], edges[-1]))
     stages = [
@@ -77,7 +76,7 @@ def spans_of(block: Block) -> bytes:
                 parts[ends[stage] : ends[stage + 1]] for stage in np.flatnonzero(block.reached[:, index]).tolist()
             )
         for call in block.calls[index]:
-            spans.append(_field(_SPANS, _call_span(block, index, call, stage_ids)))
+            spans.append(_field(_SPANS, _call_span(block, index, call, trace_ids, stage_ids)))
     return b"".join(spans)
 
 
@@ -134,7 +133,7 @@ def _before_parent() -> bytes:
     return bytes(Span(parent_span_id=_PARENT_ID).SerializeToString())[: -len(_PARENT_ID)]
 
 
-def _call_span(block: Block, index: int, call: Any, stage_ids: Sequence[Bytes]) -> bytes:
+def _call_span(block: Block, index: int, call: Any, trace_ids: Bytes, stage_ids: Sequence[Bytes]) -> bytes:
     """A call to another service, below the stage in which it began."""
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -143,7 +142,7 @@ def _call_span(block: Block, index: int, call: Any, stage_ids: Sequence[Bytes]) 
     stage = min(max(stage, 0), len(STAGES) - 1)
     started = int(block.started_at[index])
     span = Span(
-        trace_id=bytes.fromhex(block.columns["trace_id"][index]),
+        trace_id=trace_ids[index].tobytes(),
         span_id=bytes.fromhex(call.span_id),
         parent_span_id=stage_ids[stage][index].tobytes(),
         name=call.name,
@@ -162,11 +161,6 @@ def _attributes(values: Mapping[str, str | int]) -> list[KeyValue]:
         KeyValue(key=key, value=AnyValue(string_value=value) if isinstance(value, str) else AnyValue(int_value=value))
         for key, value in values.items()
     ]
-
-
-def _bytes_of(ids: Sequence[str], size: int) -> Bytes:
-    """Hexadecimal ids as [n, size]."""
-    return _array(bytes.fromhex("".join(ids))).reshape(-1, size)
 
 
 def _below(span_ids: Bytes, stage: int) -> Bytes:

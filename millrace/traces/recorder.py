@@ -10,20 +10,24 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from millrace.errors import DataError
 from millrace.traces import table
 from millrace.traces.export import Exporter
 from millrace.traces.quiet import Quiet
-from millrace.traces.records import Block, RecordTuple
+from millrace.traces.records import WIDTH, Block, RecordTuple
 
 _log = logging.getLogger(__name__)
 
-#: Requests that wait to be written: those of some seconds.
+#: Requests that wait to be written: those of some seconds. Some more may, up to a block.
 CAPACITY = 16_384
 #: Requests in a line. The thread has the interpreter to itself for one line at a time, about 0.1 ms.
 BLOCK = 128
+_FULL = BLOCK * WIDTH
 #: Between two lines: requests wait for the interpreter meanwhile.
 _YIELD_SECONDS = 0.0005
 _FLUSH_SECONDS = 0.25
@@ -45,9 +49,11 @@ class Recorder:
     ) -> None:
         self._folder = folder
         self._exporter = exporter
-        self._capacity = capacity
         self._flush_seconds = flush_seconds
-        self._records: deque[RecordTuple] = deque(maxlen=capacity)
+        # Cell behind cell: a tuple a request that lives on would be one more object for the garbage collector to visit.
+        self._cells: list[Any] = []
+        self._full: deque[list[Any]] = deque()
+        self._most_full = max(capacity // BLOCK, 1)
         # One counter for each thread that counts.
         self._overrun = self._unwritten = 0
         self._writing = threading.Lock()
@@ -64,9 +70,14 @@ class Recorder:
 
     def add(self, record: RecordTuple) -> None:
         """Keep the trace of a request that has ended; never waits, never raises. One thread calls this."""
-        if len(self._records) == self._capacity:
-            self._overrun += 1
-        self._records.append(record)
+        cells = self._cells
+        cells.extend(record)
+        if len(cells) >= _FULL:
+            self._cells = []
+            if len(self._full) == self._most_full:
+                with suppress(IndexError):  # the other thread has just taken it
+                    self._overrun += len(self._full.popleft()) // WIDTH
+            self._full.append(cells)
 
     def flush(self) -> None:
         """Write what has been added by now."""
@@ -75,12 +86,20 @@ class Recorder:
     def _drain(self, pause: float) -> None:
         with self._writing:
             epoch = time.time() - time.perf_counter()
-            # What comes meanwhile is for the next time.
-            for _ in range(0, len(self._records), BLOCK):
-                self._write([self._records.popleft() for _ in range(min(BLOCK, len(self._records)))], epoch)
+            for cells in self._taken():
+                self._write(cells, epoch)
                 time.sleep(pause)
         if self._overrun:
             self._warn_of_overrun(f"{self._overrun} traces came faster than they could be written to {self._folder}")
+
+    def _taken(self) -> Iterator[list[Any]]:
+        """The cells of what has been added by now, block by block; what comes meanwhile is for the next time."""
+        begun = self._cells
+        for _ in range(len(self._full)):
+            with suppress(IndexError):  # whoever adds has just dropped it
+                yield from _emptied(self._full.popleft())
+        # It may have become full, and one of the others, meanwhile.
+        yield from _emptied(begun)
 
     def rotate(self) -> None:
         """Write what has been added by now, as Parquet."""
@@ -107,12 +126,23 @@ class Recorder:
         while not self._closing.wait(self._flush_seconds):
             self._drain(_YIELD_SECONDS)
 
-    def _write(self, records: list[RecordTuple], epoch: float) -> None:
+    def _write(self, cells: list[Any], epoch: float) -> None:
         try:
-            block = Block.of(records, epoch)
+            block = Block.of(cells, epoch)
             if self._exporter is not None:
                 self._exporter.offer(block)
             self._writer.append(table.record_of(block))
         except Exception as error:  # noqa: BLE001 - a full disk, most likely; the thread must go on whatever is wrong
-            self._unwritten += len(records)
+            self._unwritten += len(cells) // WIDTH
             self._warn_of_disk(f"{self._unwritten} traces were not written so far: {type(error).__name__}: {error}")
+
+
+def _emptied(found: list[Any]) -> Iterator[list[Any]]:
+    """What is in the list, if anything, which is not in it any more.
+
+    Another thread may add to it: copying and deleting are one step each for others, and so is adding a whole record.
+    """
+    cells = found[:]
+    del found[: len(cells)]
+    if cells:
+        yield cells

@@ -8,7 +8,7 @@ it, whatever happened in it.
     resume       until the replica comes back to it, behind the others of its batch
     postprocess  the answer and its log line, until it is sent
 
-The hot path leaves a tuple; everything else is worked out later, for many requests at once.
+The hot path leaves the cells of a tuple; everything else is worked out later, for many requests at once.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from millrace.traces.context import ids_of, span_id_of
 
 STAGES = ("preprocess", "queue", "batch_wait", "execute", "resume", "postprocess")
 
@@ -71,6 +69,8 @@ RecordTuple = tuple[
     float, float, float, float, float, float, float, Sequence[Call],
 ]  # fmt: skip
 
+#: Cells of a record.
+WIDTH = len(Record._fields)
 _FIRST_STAMP, _LAST_STAMP = Record._fields.index("started"), Record._fields.index("done")
 
 
@@ -78,13 +78,14 @@ _FIRST_STAMP, _LAST_STAMP = Record._fields.index("started"), Record._fields.inde
 class Block:
     """The traces of n >= 1 requests, column by column; times in whole microseconds.
 
-    `columns` are the fields of `Record`, and `trace_id`, `span_id` and `parent_id`.
+    `columns` are the fields of `Record`; `traceparents` are those put behind each other.
 
     `started_at` is since 1970 UTC, [n]; `edges` is since then, [7, n]: stage s lasts from edge s to edge s + 1.
     `reached` says which requests got to it, [6, n].
     """
 
     columns: Mapping[str, Sequence[Any]]
+    traceparents: bytes
     started_at: NDArray[np.int64]
     edges: NDArray[np.int64]
     reached: NDArray[np.bool_]
@@ -92,17 +93,20 @@ class Block:
     started: Sequence[float]
 
     @classmethod
-    def of(cls, records: Sequence[RecordTuple], epoch: float) -> Block:
-        """`epoch` is the moment, in seconds since 1970 UTC, at which `time.perf_counter` was 0."""
-        columns: dict[str, Sequence[Any]] = dict(zip(Record._fields, zip(*records, strict=True), strict=True))
-        columns["trace_id"], columns["span_id"] = ids_of(columns["traceparent"])
-        columns["parent_id"] = [None if parent is None else span_id_of(parent) for parent in columns["parent"]]
+    def of(cls, cells: Sequence[Any], epoch: float) -> Block:
+        """Of the cells of whole records, one record behind the other.
+
+        `epoch` is the moment, in seconds since 1970 UTC, at which `time.perf_counter` was 0.
+        """
+        columns = {name: cells[position::WIDTH] for position, name in enumerate(Record._fields)}
         stamps = np.array([columns[name] for name in Record._fields[_FIRST_STAMP : _LAST_STAMP + 1]])
         reached = np.isfinite(stamps[:-1])
-        # What never came is as late as what came next.
-        stamps = np.minimum.accumulate(stamps[::-1])[::-1]
+        if not reached.all():
+            # What never came is as late as what came next.
+            stamps = np.minimum.accumulate(stamps[::-1])[::-1]
         return cls(
             columns,
+            b"".join(columns["traceparent"]),
             np.rint((stamps[0] + epoch) * 1e6).astype(np.int64),
             np.rint((stamps - stamps[0]) * 1e6).astype(np.int64),
             reached,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from millrace.log_tables import read, read_lines, table_of
 from millrace.log_writer import LogWriter
 from millrace.segments import compact as _compact
+from millrace.traces.context import LENGTH, SPAN_ID, TRACE_ID
 from millrace.traces.records import STAGES, Block
 from millrace.window import Window
 
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 TRACES = "traces"
 
+#: Stands where a request came without a parent; as long as one.
+_NO_PARENT = b"-" * LENGTH
 _IDS = ("trace_id", "span_id", "parent_span_id", "request_id")
+_DERIVED = (*_IDS[:3], "pipeline")
 _TEXTS = ("version", "customer")
 _NUMBERS = ("status", "rows", "batch_rows", "cached_rows", "duration_us", *(f"{stage}_us" for stage in STAGES))
 
@@ -37,16 +41,15 @@ def writer(folder: Path, pipeline: str, rotate_seconds: float) -> LogWriter:
 
 
 def record_of(block: Block) -> dict[str, Any]:
-    """The line that a block becomes."""
+    """The line that a block becomes; ids are told apart when it becomes a table."""
     columns = block.columns
     return {
-        "trace_id": columns["trace_id"],
-        "span_id": columns["span_id"],
-        "parent_span_id": columns["parent_id"],
+        "traceparents": block.traceparents.decode(),
+        "parents": b"".join([parent or _NO_PARENT for parent in columns["parent"]]).decode(),
         **{name: columns[name] for name in ("request_id", *_TEXTS, "status", "rows", "batch_rows", "cached_rows")},
-        "started_at": block.started_at.tolist(),
-        "duration_us": block.durations.tolist(),
-        **{f"{stage}_us": took for stage, took in zip(STAGES, block.stages.tolist(), strict=True)},
+        "started_at": block.started_at,
+        "duration_us": block.durations,
+        **{f"{stage}_us": took for stage, took in zip(STAGES, block.stages, strict=True)},
         "calls": [_calls(block, index) if calls else () for index, calls in enumerate(block.calls)],
     }
 
@@ -118,16 +121,39 @@ def to_table(header: Mapping[str, Any], lines: bytes) -> pa.Table:
     lists = [
         pa.field(field.name, pa.list_(pa.int64() if field.name == "started_at" else field.type))
         for field in columns
-        if field.name != "pipeline"
+        if field.name not in _DERIVED
     ]
     try:
-        records = read_lines(lines, pa.schema(lists))
+        texts = [pa.field(name, pa.string()) for name in ("traceparents", "parents")]
+        records = read_lines(lines, pa.schema([*texts, *lists]))
         found: dict[str, Any] = {field.name: pc.list_flatten(records[field.name]) for field in lists}
-        found["pipeline"] = pa.repeat(header["pipeline"], len(found["trace_id"]))
+        found["trace_id"], found["span_id"] = _ids(records["traceparents"])
+        _, found["parent_span_id"] = _ids(records["parents"])
+        found["pipeline"] = pa.repeat(header["pipeline"], len(found["started_at"]))
         return table_of(found, columns)
     except NotImplementedError as error:
         # Arrow finds values that it has no conversion for.
         raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _ids(texts: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
+    """The ids of traces and spans in names of spans that are put behind each other; None where there is none.
+
+    Raises:
+        ValueError: a text is no row of names.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    text = "".join(texts.fill_null("").to_pylist()).encode()
+    if len(text) % LENGTH:
+        raise ValueError(f"{len(text)} characters are no row of names of spans")
+    names = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(LENGTH), len(text) // LENGTH, [None, pa.py_buffer(text)]
+    ).cast(pa.binary())
+    named = pc.if_else(pc.equal(names, _NO_PARENT), None, names)
+    trace, span = (pc.binary_slice(named, place.start, place.stop).cast(pa.string()) for place in (TRACE_ID, SPAN_ID))
+    return trace, span
 
 
 def compact(folder: Path) -> list[Path]:

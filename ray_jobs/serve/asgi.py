@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from millrace.errors import ContentEncodingError
 from millrace.requests import too_large
 
 Scope = MutableMapping[str, Any]
@@ -46,9 +47,19 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes | N
     """The request's body; None when the caller went away.
 
     Raises:
+        ContentEncodingError: it is compressed.
         RequestTooLargeError: it has more than `max_bytes`; no more than that is read.
     """
     for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise ContentEncodingError(
+                "the body is compressed",
+                field="content-encoding",
+                rule="identity",
+                got=value.decode("latin-1"),
+                allowed="none",
+                next="send it as it is: inputs as binary data are small",
+            )
         if name == b"content-length" and value.isdigit():
             # Its first digits are enough: Python refuses to read a number of many thousand.
             declared = int(value.lstrip(b"0")[:19] or b"0")

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from millrace.errors import MillraceError, OverloadedError, RequestError, TooManyRequestsError
+from millrace.errors import ContentEncodingError, MillraceError, OverloadedError, RequestError, TooManyRequestsError
 from millrace.open_inference import with_error
 from ray_jobs.serve.asgi import Reply
 
@@ -43,6 +43,9 @@ def _headers(error: Exception, status: int) -> Iterator[tuple[bytes, bytes]]:
     if isinstance(error, TooManyRequestsError | OverloadedError):
         # Whole seconds, and never too few.
         yield b"retry-after", str(math.ceil(error.retry_after)).encode()
+    if isinstance(error, ContentEncodingError):
+        # RFC 9110, section 15.5.16: what would have been taken.
+        yield b"accept-encoding", b"identity"
     if isinstance(error, MethodError) and error.allowed is not None:
         yield b"allow", error.allowed.encode()
 

@@ -52,7 +52,7 @@ def running_python(_: str) -> Path:
     return Path(sys.executable)
 
 
-def _debian(name: str) -> Path:
+def debian_python(name: str) -> Path:
     """An environment made by the system's interpreter: Triton's Python back end links to the library of that one."""
     if not os.access(_DEBIAN_PYTHON, os.X_OK):
         raise PeerError(f"{name} needs the system's own Python at {_DEBIAN_PYTHON}, with its shared library")
@@ -107,7 +107,7 @@ PEERS: tuple[Peer, ...] = (
         lambda place: place.module(f"{_SERVERS}.triton_app", place.port, *free_ports(2)),
         TENSORS,
         "/v2/models/model/infer",
-        python=_debian,
+        python=debian_python,
     ),
     FASTAPI,
     BARE_RAY,

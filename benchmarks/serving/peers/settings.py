@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from pathlib import Path
+from typing import Any
 
 from infra.local.parts import haproxy_script
 from infra.local.ports import free_ports
@@ -12,8 +13,11 @@ from infra.local.start import haproxy_binary
 from millrace.settings import Settings
 
 
-def write_mlserver(folder: Path, port: int, implementation: str) -> None:
-    """MLServer's two files. It answers in one process, as the others do, instead of handing requests to a second."""
+def write_mlserver(folder: Path, port: int, implementation: str, name: str = "model", **about: Any) -> None:
+    """MLServer's two files; `about` is more of what the model's settings say.
+
+    It answers in one process, as the others do, instead of handing requests to a second.
+    """
     grpc, metrics = free_ports(2)
     server = {
         "host": "127.0.0.1",
@@ -24,7 +28,8 @@ def write_mlserver(folder: Path, port: int, implementation: str) -> None:
         "debug": False,
     }
     (folder / "settings.json").write_text(json.dumps(server))
-    (folder / "model-settings.json").write_text(json.dumps({"name": "model", "implementation": implementation}))
+    model = {"name": name, "implementation": implementation, **about}
+    (folder / "model-settings.json").write_text(json.dumps(model))
 
 
 def ray_default(folder: Path) -> dict[str, str]:

@@ -101,6 +101,7 @@ def test_problems_have_the_statuses_of_their_errors() -> None:
             errors.ForeignRequestError,
             errors.UnknownNameError,
             errors.RequestTooLargeError,
+            errors.ContentEncodingError,
             errors.RequestError,
             errors.TooManyRequestsError,
             errors.ServiceError,

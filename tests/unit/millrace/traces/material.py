@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import hypothesis.strategies as st
 
 from millrace.traces.context import TRACESTATE, continued, new_traceparent
-from millrace.traces.records import NEVER, STAGES, Call, Record
+from millrace.traces.records import NEVER, STAGES, Block, Call, Record
 
 PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -35,6 +37,11 @@ def record(*moments: float, **change: Any) -> Record:
 def continued_record(**change: Any) -> Record:
     """One that another service has asked, which sent a state too."""
     return record(traceparent=continued(PARENT), parent=PARENT, headers=[(TRACESTATE, b"vendor=1")], **change)
+
+
+def block_of(found: Sequence[Record], epoch: float) -> Block:
+    """The block of these records, as the recorder keeps them: cell behind cell."""
+    return Block.of(list(chain.from_iterable(found)), epoch)
 
 
 @st.composite

@@ -13,7 +13,7 @@ from millrace.traces.export import Exporter
 from millrace.traces.quiet import Quiet
 from millrace.traces.records import STAGES, Block
 from tests.unit.millrace.traces.collector import Collector, collecting
-from tests.unit.millrace.traces.material import record
+from tests.unit.millrace.traces.material import block_of, record
 
 SPANS = 1 + len(STAGES)
 FAST = {"gather_seconds": 0.0, "first_pause": 0.001}
@@ -26,7 +26,7 @@ def collector() -> Iterator[Collector]:
 
 
 def block(number: int = 1, request_id: str = "r") -> Block:
-    return Block.of([record(request_id=request_id) for _ in range(number)], 1_700_000_000.0)
+    return block_of([record(request_id=request_id) for _ in range(number)], 1_700_000_000.0)
 
 
 def exporter_to(url: str, **change: Any) -> Exporter:

@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from millrace.traces.otlp import request_body, spans_of
 from millrace.traces.records import STAGES, Block, Call, Record
-from tests.unit.millrace.traces.material import PARENT, continued_record, record, records
+from tests.unit.millrace.traces.material import PARENT, block_of, continued_record, record, records
 
 EPOCH = 1_700_000_000.0
 
@@ -35,7 +35,7 @@ def attributes(span: Any) -> dict[str, Any]:
 
 
 def test_a_request_is_a_span_with_one_below_it_for_each_stage() -> None:
-    root, *stages = decoded(Block.of([continued_record()], EPOCH))
+    root, *stages = decoded(block_of([continued_record()], EPOCH))
     assert (root.name, root.kind) == ("predict", Span.SPAN_KIND_SERVER)
     assert (root.trace_id.hex(), root.parent_span_id.hex()) == (PARENT[3:35].decode(), PARENT[36:52].decode())
     assert root.trace_state == "vendor=1"
@@ -58,13 +58,13 @@ def test_a_request_is_a_span_with_one_below_it_for_each_stage() -> None:
 
 
 def test_a_failure_is_an_error_and_a_refusal_is_none() -> None:
-    failed, refused = (decoded(Block.of([record(status=status)], EPOCH))[0] for status in (500, 422))
+    failed, refused = (decoded(block_of([record(status=status)], EPOCH))[0] for status in (500, 422))
     assert (failed.status.code, refused.status.code) == (Status.STATUS_CODE_ERROR, Status.STATUS_CODE_UNSET)
 
 
 def test_a_call_is_below_the_stage_in_which_it_began() -> None:
     call = Call("feature store", "00f067aa0ba902b7", 10.0032, 10.0035, {"table": "flights"})
-    spans = decoded(Block.of([record(), record(calls=[call])], EPOCH))
+    spans = decoded(block_of([record(), record(calls=[call])], EPOCH))
     (found,) = [span for span in spans if span.kind == Span.SPAN_KIND_CLIENT]
     (parent,) = [span for span in spans if span.span_id == found.parent_span_id]
     assert (parent.name, parent.trace_id) == ("execute", found.trace_id)
@@ -78,7 +78,7 @@ def test_a_call_is_below_the_stage_in_which_it_began() -> None:
 
 @given(st.lists(st.lists(records(), min_size=1, max_size=6), min_size=1, max_size=3))
 def test_any_requests_are_read_as_they_were(found: list[list[Record]]) -> None:
-    blocks = [Block.of(part, EPOCH) for part in found]
+    blocks = [block_of(part, EPOCH) for part in found]
     spans = decoded(*blocks)
     roots = [span for span in spans if span.kind == Span.SPAN_KIND_SERVER]
     one_by_one = [

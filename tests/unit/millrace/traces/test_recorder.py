@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import orjson
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -19,10 +20,10 @@ from hypothesis import strategies as st
 
 from millrace.errors import DataError
 from millrace.traces.recorder import BLOCK, Recorder
-from millrace.traces.records import STAGES, Block, Call, Record
+from millrace.traces.records import STAGES, Call, Record
 from millrace.traces.table import TRACES, header, read_traces, record_of, to_table
 from millrace.window import Window
-from tests.unit.millrace.traces.material import PARENT, continued_record, record, records
+from tests.unit.millrace.traces.material import PARENT, block_of, continued_record, record, records
 
 NEVER_FLUSHED = 1e6
 
@@ -65,9 +66,13 @@ def test_a_request_is_a_line_of_the_table(recorder: Recorder, tmp_path: Path) ->
 
 @given(st.lists(records(), min_size=1, max_size=5))
 def test_any_block_becomes_a_table(found: list[Record]) -> None:
-    block = Block.of(found, 1_700_000_000.0)
-    table = to_table(header("tiny"), json.dumps(record_of(block)).encode() + b"\n")
+    block = block_of(found, 1_700_000_000.0)
+    table = to_table(header("tiny"), orjson.dumps(record_of(block), option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
     assert table["duration_us"].to_pylist() == block.durations.tolist()
+    assert table["trace_id"].to_pylist() == [each.traceparent[3:35].decode() for each in found]
+    assert table["span_id"].to_pylist() == [each.traceparent[36:52].decode() for each in found]
+    parents = [None if each.parent is None else each.parent[36:52].decode() for each in found]
+    assert table["parent_span_id"].to_pylist() == parents
     assert [len(calls) for calls in table["calls"].to_pylist()] == [len(each.calls) for each in found]
 
 
@@ -98,10 +103,39 @@ def test_of_too_many_the_oldest_go_and_are_counted(
     for number in range(1000):
         recorder.add(record(request_id=f"r-{number}"))
     recorder.flush()
-    assert recorder.lost == 700
-    assert set(read_traces(tmp_path)["request_id"]) == {f"r-{number}" for number in range(700, 1000)}
+    kept = len(read_traces(tmp_path))
+    assert recorder.lost == 1000 - kept
+    # Whole blocks go, and the one that is begun comes to those that are full.
+    assert 300 - BLOCK < kept < 300 + BLOCK
+    assert read_traces(tmp_path)["request_id"].tolist() == [f"r-{number}" for number in range(1000 - kept, 1000)]
     recorder.flush()
-    assert len([line for line in caplog.messages if "700 traces came faster" in line]) == 1
+    assert len([line for line in caplog.messages if f"{1000 - kept} traces came faster" in line]) == 1
+
+
+def test_what_is_added_while_others_are_taken_is_kept_once(tmp_path: Path) -> None:
+    """One thread adds, another takes, as fast as they can."""
+    recorder = Recorder(tmp_path, "tiny", flush_seconds=NEVER_FLUSHED)
+    done = threading.Event()
+
+    def take() -> None:
+        while not done.is_set():
+            recorder.flush()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=take)
+    try:
+        thread.start()
+        for number in range(20_000):
+            recorder.add(record(request_id=f"r-{number}"))
+    finally:
+        done.set()
+        thread.join()
+        sys.setswitchinterval(before)
+    recorder.close()
+    assert recorder.lost == 0
+    found = pq.read_table(tmp_path / TRACES, columns=["request_id"])["request_id"].to_pylist()
+    assert sorted(found) == sorted(f"r-{number}" for number in range(20_000))
 
 
 def test_a_disk_that_refuses_them_loses_traces_and_nothing_else(
@@ -161,6 +195,8 @@ def test_what_was_written_outlives_a_kill(tmp_path: Path) -> None:
         b'{"kind":"answers"}\n',
         b'{"kind":"traces","pipeline":"tiny"}\n{"trace_id":7}\n',
         b'{"kind":"traces","pipeline":"tiny"}\n{"trace_id":["a"],"span_id":["b","c"]}\n',
+        b'{"kind":"traces","pipeline":"tiny"}\n{"traceparents":"00-0af7","status":[200]}\n',
+        b'{"kind":"traces","pipeline":"tiny"}\n{"traceparents":"","status":[200]}\n',
     ],
 )
 def test_a_damaged_segment_is_reported_and_stops_nobody(content: bytes, tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.traces.records import NEVER, STAGES, Block, Record
-from tests.unit.millrace.traces.material import record, records
+from millrace.traces.records import NEVER, STAGES, Record
+from tests.unit.millrace.traces.material import block_of, record, records
 
 
 @given(st.lists(records(), min_size=1, max_size=20))
 def test_the_stages_cover_each_request(found: list[Record]) -> None:
-    block = Block.of(found, 1_700_000_000.0)
+    block = block_of(found, 1_700_000_000.0)
     assert block.stages.shape == (len(STAGES), len(found))
     assert (block.stages >= 0).all()
     assert (block.stages.sum(axis=0) == block.durations).all()
@@ -26,7 +26,7 @@ def test_the_stages_cover_each_request(found: list[Record]) -> None:
 
 
 def test_times_are_of_the_clock_and_whole_microseconds() -> None:
-    block = Block.of([record(0.001, 0.0015, 0.0016, 0.0056, 0.006, 0.007)], 1_700_000_000.0)
+    block = block_of([record(0.001, 0.0015, 0.0016, 0.0056, 0.006, 0.007)], 1_700_000_000.0)
     assert block.started_at.tolist() == [1_700_000_010_000_000]
     assert block.stages[:, 0].tolist() == [1000, 500, 100, 4000, 400, 1000]
     assert block.durations.tolist() == [7000]
@@ -44,4 +44,4 @@ def test_times_are_of_the_clock_and_whole_microseconds() -> None:
     ],
 )
 def test_a_request_that_stopped_somewhere_took_its_time_there(moments: tuple[float, ...], stages: list[int]) -> None:
-    assert Block.of([record(*moments)], 0.0).stages[:, 0].tolist() == stages
+    assert block_of([record(*moments)], 0.0).stages[:, 0].tolist() == stages

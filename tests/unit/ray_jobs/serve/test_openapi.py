@@ -6,13 +6,12 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import httpx
-import jsonschema
 import pytest
 
 from millrace.openapi import document
 from ray_jobs.serve.service import PredictionService
 from tests.unit.ray_jobs.serve.asking import asking
+from tests.unit.ray_jobs.serve.described import assert_described
 from tests.unit.ray_jobs.serve.world import World
 
 LABELS = {
@@ -33,21 +32,6 @@ MODEL = "/v2/models/tiny"
 VERSION = f"{MODEL}/versions/{{version}}"
 
 
-def assert_described(described: dict[str, Any], method: str, path: str, answer: httpx.Response) -> None:
-    """The answer's status, type and body are among those that the document lists for its operation."""
-    response = described["paths"][path][method.lower()]["responses"][str(answer.status_code)]
-    if "$ref" in response:
-        response = described["components"]["responses"][response["$ref"].rpartition("/")[2]]
-    schema = response["content"][answer.headers["content-type"]]["schema"]
-    jsonschema.Draft202012Validator({**described, **schema}).validate(answer.json())
-    headers = described["components"]["headers"]
-    always = {
-        name for name, ref in response["headers"].items() if headers[ref["$ref"].rpartition("/")[2]].get("required")
-    }
-    assert always == {"x-request-id"}
-    assert always <= set(answer.headers)
-
-
 @pytest.mark.parametrize("label", list(LABELS))
 def test_answers_and_problems_are_as_described(label: str, tmp_path: Path) -> None:
     world = World(tmp_path, LABELS[label][0])
@@ -65,6 +49,7 @@ def test_answers_and_problems_are_as_described(label: str, tmp_path: Path) -> No
         ("POST", "/predict", {"json": {"rows": [ROW, ROW]}}, 200),
         ("POST", "/predict", {"json": {"rows": [ROW | {"delay": 1e9}]}}, 422),
         ("POST", "/predict", {"json": {"rows": [ROW] * 4}}, 413),
+        ("POST", "/predict", {"json": {"rows": [ROW]}, "headers": {"content-encoding": "gzip"}}, 415),
         ("POST", "/outcomes", {"json": {"outcomes": [outcome]}}, 202),
         ("POST", "/outcomes", {"json": {"outcomes": [outcome | {"row": -1}]}}, 422),
         ("GET", "/metrics", {}, 404),
