@@ -89,6 +89,12 @@ class ServingSpec(Section):
     customer_limit: CustomerLimitSpec | None = Field(
         default=None, description="How often a customer without a limit of its own may ask; none: any time."
     )
+    customer_quota: int | None = Field(
+        default=None,
+        ge=1,
+        description="Requests for predictions that a customer without a quota of its own may have answered in a day "
+        "(UTC), over all replicas; none: any number.",
+    )
     latency_target_ms: float | None = Field(
         default=None,
         gt=0,

@@ -15,6 +15,7 @@ from millrace.errors import MillraceError, PackageError, ServiceError
 from millrace.faults import fault_point
 from millrace.inference_log import inference_folder
 from millrace.pipeline import Pipeline, load_pipeline
+from millrace.quotas import Usage, usage_folder
 from millrace.settings import Settings
 from millrace.storage import ObjectStore
 from ray_jobs.serve.autoscaling import Scaling, autoscaling_config
@@ -271,7 +272,7 @@ def _application(settings: Settings, pipeline: Pipeline, plan: TrafficPlan, code
     log_folder = str(inference_folder(settings, pipeline.name))
     metrics_folder = str(settings.state / "metrics" / pipeline.name)
     places = (settings.objects, str(settings.signing_key), log_folder, metrics_folder)
-    door, collector = Door.of(settings), settings.collector
+    door, collector = Door.of(settings, Usage(usage_folder(settings, pipeline.name))), settings.collector
     return deployment.bind(pipeline.name, str(settings.pipelines), *places, door, code, collector)
 
 

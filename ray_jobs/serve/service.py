@@ -64,7 +64,8 @@ _SESSION_ID = b"x-session-id"
 @dataclass(slots=True)
 class _Asked:
     """A request and what is known of it so far. `started` is of `time.perf_counter`; `draw` is its random number, drawn
-    once, so that asked twice which version answers it, the answer is the same."""
+    once, so that asked twice which version answers it, the answer is the same. `is_counted` says whether it is one of
+    its customer's quota."""
 
     started: float
     id: str
@@ -74,6 +75,7 @@ class _Asked:
     named: str | None = None
     headers: Sequence[tuple[bytes, bytes]] = ()
     is_prediction: bool = False
+    is_counted: bool = False
     version: str = ""
     num_rows: int = 0
     turn: Turn | None = None
@@ -133,6 +135,7 @@ class PredictionService:
         self._prepared: dict[Target, LoadedVersion] = {}
         self._live: Live | None = None
         self._newest_token = 0
+        self._is_told = False
         self._draw = random.Random().random
         self._failures = failures_writer(log_folder, pipeline.spec.serving.log_rotate_seconds)
         self._routes = {
@@ -184,7 +187,9 @@ class PredictionService:
             if self._door is not None:
                 spec = live.primary.version.predictor.spec.serving
                 limit = None if spec.customer_limit is None else spec.customer_limit.limit
-                self._door.divide(limit, spec.replicas)
+                self._door.allow(limit, spec.customer_quota)
+                if not self._is_told:
+                    self._door.divide(spec.autoscaling.min_replicas if spec.autoscaling else spec.replicas)
         gone = [] if before is None else live.gone_since(before)
         for serving in gone:
             # When this returns, it has given its last answer, and nobody writes to what is closed.
@@ -216,12 +221,20 @@ class PredictionService:
         for other in plan.others:
             require_same_requests(loaded[plan.primary], loaded[other])
 
+    def divide(self, replicas: int) -> None:
+        """So many replicas answer now, this one among them; until this is called, the fewest that the spec says."""
+        self._is_told = True
+        if self._door is not None:
+            self._door.divide(replicas)
+
     def close(self) -> None:
-        """Close the logs; later requests are refused."""
+        """Close the logs, and give back what was counted in advance; later requests are refused."""
         live, self._live = self._live, None
         if live is not None:
             _close(logs_of(live.servings.values()))
         self._failures.close()
+        if self._door is not None:
+            self._door.close()
         if self._traces is not None:
             self._traces.close()
 
@@ -243,6 +256,8 @@ class PredictionService:
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the caller gets a problem document
             failure = error
             reply = problem(error, asked.id, by_open_inference=path.startswith("/v2"))
+            if asked.is_counted and reply.status >= 500 and self._door is not None:
+                self._door.forgive(asked.customer)
             # An overload is no fault of the version, and is counted; a line each would make it worse.
             if reply.status >= 500 and not isinstance(error, OverloadedError):
                 _log.error("request %s failed", asked.id, exc_info=error)
@@ -281,6 +296,9 @@ class PredictionService:
             return await route.handler(b"", asked)
         if self._door is not None:
             asked.customer = self._door.check(asked.headers)
+            if route.is_prediction:
+                self._door.spend(asked.customer)
+                asked.is_counted = True
         if route.is_prediction and self._live is not None:
             # Before its body is read and parsed: what is refused should cost the others as little as can be.
             batcher = self._serving_of(asked).version.batcher
