@@ -307,7 +307,7 @@ def create_key(
 
 @keys.command("list")
 def list_keys(context: typer.Context, as_json: Json = False) -> None:
-    """List the keys: whose, since when, revoked or not, how often each customer may ask, and how many times it has today.
+    """List the keys: whose, since when, revoked or not, how often each customer may ask, and how often it has today.
 
     The keys themselves are nowhere kept.
     """

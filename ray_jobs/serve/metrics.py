@@ -23,6 +23,7 @@ from filelock import FileLock
 
 from millrace.errors import OverloadedError, TooManyRequestsError
 from millrace.faults import fault_point
+from ray_jobs.serve.replicas import ReplicaCounts
 
 _log = logging.getLogger(__name__)
 
@@ -92,8 +93,8 @@ class Metrics:
         if cached_rows:
             cached.inc(cached_rows)
 
-    def text(self) -> bytes:
-        """The series of all replicas, in Prometheus' text format."""
+    def text(self, replicas: ReplicaCounts | None = None) -> bytes:
+        """The series of all replicas, in Prometheus' text format; and how many `replicas` there are, where known."""
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -102,6 +103,8 @@ class Metrics:
             # A file is empty for the moment between its making and its first series.
             files = [str(path) for path in self.folder.glob("*.db") if path.stat().st_size]
             registry.register(_Merged(MultiProcessCollector.merge(files)))  # type: ignore[no-untyped-call]
+            if replicas is not None:
+                registry.register(_Merged(_gauges(self.pipeline, replicas)))
             return bytes(generate_latest(registry))
 
     @cached_property
@@ -170,14 +173,30 @@ def outcome_of(status: int, error: Exception | None) -> str:
     return LIMITED if status == TooManyRequestsError.http_status else OUTCOMES[status // 100]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Merged:
-    """Series that were read from files, as a registry wants them."""
+    """Series that are there already, as a registry wants them."""
 
     series: Any
 
     def collect(self) -> Any:
         return self.series
+
+
+def _gauges(pipeline: str, replicas: ReplicaCounts) -> list[Any]:
+    """Known to the cluster, not to a process, so that who is asked tells them instead of a file of each."""
+    from prometheus_client.core import GaugeMetricFamily
+
+    told = {
+        "wanted": ("Replicas that there are to be: as the spec says, or as the load asks for.", replicas.wanted),
+        "running": ("Replicas that answer.", replicas.running),
+    }
+    found = []
+    for name, (about, count) in told.items():
+        gauge = GaugeMetricFamily(f"millrace_replicas_{name}", about, labels=["pipeline"])
+        gauge.add_metric([pipeline], count)
+        found.append(gauge)
+    return found
 
 
 def _count_in_files() -> None:

@@ -52,6 +52,7 @@ from ray_jobs.serve.live import Live, live_with_logs, logs_of, require_same_requ
 from ray_jobs.serve.metrics import Metrics
 from ray_jobs.serve.plan import Served, TrafficPlan, plan_of
 from ray_jobs.serve.problems import MethodError, NoRouteError, problem
+from ray_jobs.serve.replicas import ReplicaCounts
 from ray_jobs.serve.serving import Serving
 from ray_jobs.serve.tracing import Traces, traceparent_for
 from ray_jobs.serve.versions import Answers, LoadedVersion, Target, load_version
@@ -103,7 +104,8 @@ class PredictionService:
     `door` says who may ask for predictions and send outcomes; none: everybody who gets here. All replicas of the
     pipeline on this host share `metrics_folder`; none: nothing is counted. `traces` keeps the traces of requests for
     predictions, and is closed with the service; none: no traces. `code` is the digest of the code that runs, for who
-    asks what serves; `worked` is told of each batch (`Batcher.worked`).
+    asks what serves; `worked` is told of each batch (`Batcher.worked`); `count_replicas` is asked how many there are
+    when somebody wants the metrics.
 
     Building it recovers what killed processes left in the inference log. It answers predictions once `load` has
     brought a version, or a plan of several.
@@ -121,6 +123,7 @@ class PredictionService:
         echo_request_id: bool = True,
         code: str = "",
         worked: Callable[[float, int], None] | None = None,
+        count_replicas: Callable[[], Awaitable[ReplicaCounts | None]] | None = None,
     ) -> None:
         self.pipeline = pipeline
         self._store = store
@@ -131,6 +134,7 @@ class PredictionService:
         self._echo_request_id = echo_request_id
         self._code = code
         self._worked = worked
+        self._count_replicas = count_replicas
         self._loading = asyncio.Lock()
         self._prepared: dict[Target, LoadedVersion] = {}
         self._live: Live | None = None
@@ -437,7 +441,8 @@ class PredictionService:
     async def _metrics_text(self, body: bytes, asked: _Asked) -> Reply:
         if self._metrics is None:
             raise NoRouteError("this service keeps no metrics", next="give it a folder for them")
-        return Reply(200, self._metrics.text(), metrics.CONTENT_TYPE)
+        replicas = None if self._count_replicas is None else await self._count_replicas()
+        return Reply(200, self._metrics.text(replicas), metrics.CONTENT_TYPE)
 
     async def _describe(self, body: bytes, asked: _Asked) -> Reply:
         live = self._current()

@@ -21,7 +21,8 @@ PACKAGES = ("millrace", "ray_jobs", "tasks", "flows")
 EFFECTS = (
     # files and objects
     "os.link", "os.rename", "os.replace", "os.write", "os.pwrite", "os.unlink", "shutil.copyfile", "shutil.move",
-    "shutil.rmtree", ".write_bytes", ".write_text", ".pipe_file", ".cat_file", "_fs.rm", "partial.replace", "partial.rename",
+    "shutil.rmtree", ".write_bytes", ".write_text",
+    ".pipe_file", ".cat_file", "_fs.rm", "partial.replace", "partial.rename",
     "path.unlink", "pq.write_table", ".save_html",
     # databases
     "_database.write", "command.upgrade",
