@@ -86,6 +86,9 @@ class ServingSpec(Section):
     log_rotate_seconds: float = Field(
         default=10.0, gt=0, description="Age at which the open segment of the inference log becomes Parquet."
     )
+    trace_days: float = Field(
+        default=7.0, gt=0, le=3650, description="Days after which traces are removed; the inference log stays."
+    )
     customer_limit: CustomerLimitSpec | None = Field(
         default=None, description="How often a customer without a limit of its own may ask; none: any time."
     )

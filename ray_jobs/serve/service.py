@@ -188,8 +188,10 @@ class PredictionService:
             # In one step: a request finds all of the plan, or all of the one before.
             live = self._live = await asyncio.to_thread(live_with_logs, plan, self._prepared, self._folder, before)
             self._prepared = {}
+            spec = live.primary.version.predictor.spec.serving
+            if self._traces is not None:
+                self._traces.keep(spec.trace_days)
             if self._door is not None:
-                spec = live.primary.version.predictor.spec.serving
                 limit = None if spec.customer_limit is None else spec.customer_limit.limit
                 self._door.allow(limit, spec.customer_quota)
                 if not self._is_told:
