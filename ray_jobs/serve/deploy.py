@@ -20,6 +20,7 @@ from millrace.settings import Settings
 from millrace.storage import ObjectStore
 from ray_jobs.serve.autoscaling import Scaling, autoscaling_config
 from ray_jobs.serve.door import Door
+from ray_jobs.serve.places import ROOM
 from ray_jobs.serve.plan import Served, TrafficPlan, plan_of
 from ray_jobs.serve.versions import other_package
 
@@ -260,7 +261,8 @@ def _application(settings: Settings, pipeline: Pipeline, plan: TrafficPlan, code
         version=code,
         _internal=True,
         **number,
-        max_ongoing_requests=spec.max_ongoing_requests,
+        # More wait in the replica, where customers take turns.
+        max_ongoing_requests=spec.max_ongoing_requests * ROOM,
         user_config={**plan.as_config(), _CODE: code},
         ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": spec.gpus_per_replica},
         max_constructor_retry_count=_MAX_CONSTRUCTOR_TRIES,

@@ -50,6 +50,7 @@ from ray_jobs.serve.batching import Turn
 from ray_jobs.serve.door import NOBODY, Door
 from ray_jobs.serve.live import Live, live_with_logs, logs_of, require_same_requests
 from ray_jobs.serve.metrics import Metrics
+from ray_jobs.serve.places import Places
 from ray_jobs.serve.plan import Served, TrafficPlan, plan_of
 from ray_jobs.serve.problems import MethodError, NoRouteError, problem
 from ray_jobs.serve.replicas import ReplicaCounts
@@ -140,6 +141,7 @@ class PredictionService:
         self._live: Live | None = None
         self._newest_token = 0
         self._is_told = False
+        self._places = Places(pipeline.spec.serving.max_ongoing_requests)
         self._draw = random.Random().random
         self._failures = failures_writer(log_folder, pipeline.spec.serving.log_rotate_seconds)
         self._routes = {
@@ -189,6 +191,7 @@ class PredictionService:
             live = self._live = await asyncio.to_thread(live_with_logs, plan, self._prepared, self._folder, before)
             self._prepared = {}
             spec = live.primary.version.predictor.spec.serving
+            self._places.most = spec.max_ongoing_requests
             if self._traces is not None:
                 self._traces.keep(spec.trace_days)
             if self._door is not None:
@@ -305,12 +308,20 @@ class PredictionService:
             if route.is_prediction:
                 self._door.spend(asked.customer)
                 asked.is_counted = True
-        if route.is_prediction and self._live is not None:
-            # Before its body is read and parsed: what is refused should cost the others as little as can be.
-            batcher = self._serving_of(asked).version.batcher
-            batcher.require_time(asked.customer, batcher.deadline(asked.started))
-        body = await read_body(scope, receive, self._max_body_bytes)
-        return None if body is None else await route.handler(body, asked)
+        # Before its body is read and parsed: what waits or is refused should cost the others as little as can be.
+        await self._places.enter(asked.customer, self._deadline(asked))
+        try:
+            if route.is_prediction and self._live is not None:
+                self._serving_of(asked).version.batcher.require_time(asked.customer, self._deadline(asked))
+            body = await read_body(scope, receive, self._max_body_bytes)
+            return None if body is None else await route.handler(body, asked)
+        finally:
+            self._places.leave()
+
+    def _deadline(self, asked: _Asked) -> float:
+        if not asked.is_prediction or self._live is None:
+            return float("inf")
+        return self._serving_of(asked).version.batcher.deadline(asked.started)
 
     def _route(self, path: str) -> _Route:
         if (route := self._routes.get(path)) is not None:
