@@ -21,7 +21,18 @@ from benchmarks.serving.peers.environment import ROOT
 
 #: The parts in the order in which they are measured: each a module of this package with a `measure(options, tell)`.
 #: A name whose module is not there has not been written yet.
-_ORDER = ("throughput", "open_loop", "kills", "redeploys", "cache", "canary", "batching", "traces", "overload")
+_ORDER = (
+    "throughput",
+    "open_loop",
+    "kills",
+    "redeploys",
+    "cache",
+    "canary",
+    "batching",
+    "traces",
+    "overload",
+    "fairness",
+)
 PARTS = tuple(name for name in _ORDER if (Path(__file__).parent / f"{name}.py").exists())
 
 #: Figure -> goal, as text for the table and as a test.
@@ -43,6 +54,8 @@ GOALS: dict[str, Goal] = {
     "cache.hit_ms": ("under 0.2", lambda value: value < 0.2),
     "batching.worst_share_of_best_fixed": ("at least 0.95", lambda value: value >= 0.95),
     "overload.goodput_share": ("at least 0.9", lambda value: value >= 0.9),
+    "fairness.p99_ratio": ("at most 1.2", lambda value: value <= 1.2),
+    "fairness.goodput_share": ("at least 0.99", lambda value: value >= 0.99),
     "batching.lone_added_ms": ("at most 0.5", lambda value: value <= 0.5),
 }
 

@@ -31,6 +31,9 @@ _log = logging.getLogger(__name__)
 class Replica:
     """One serving process of a pipeline."""
 
+    _siblings: Siblings | None = None
+    _following: Any = None
+
     def __init__(
         self,
         pipeline_name: str,
@@ -62,8 +65,6 @@ class Replica:
             worked=self._load.worked,
             count_replicas=self._count_replicas,
         )
-        self._siblings: Siblings | None = None
-        self._following: Any = None
 
     def __serve_build_asgi_app__(self) -> Counted:
         return Counted(self._service, self._load)
