@@ -35,8 +35,8 @@ _SEEN_SECONDS = 0.5
 def measure(options: Options, tell: Tell) -> dict[str, Any]:
     """Rounds of three loads by turns: the others alone; beside the greedy one; beside it when it has no limit.
 
-    `p99_ratio` is of the others' p99 beside the greedy one and alone, round by round; `goodput_share` is the share of the
-    others' requests that were answered beside it, of that share alone.
+    `p99_ratio` is of the others' p99 beside the greedy one and alone, round by round; `goodput_share` is the share of
+    the others' requests that were answered beside it, of that share alone.
     """
     rate, seconds = options.load_rate / OTHERS, 4 * options.seconds
     found: dict[str, list[dict[str, Any]]] = {"alone": [], "beside": [], "unlimited": []}
@@ -99,8 +99,9 @@ def _load(targets: Mapping[str, Target], rate: float, seconds: float, *, greedy:
 
 
 def _goodput(rounds: list[dict[str, Any]]) -> float:
-    asked = sum(each["others"]["requests"] for each in rounds)
-    return (asked - sum(each["others"]["failed"] for each in rounds)) / asked
+    asked: int = sum(each["others"]["requests"] for each in rounds)
+    failed: int = sum(each["others"]["failed"] for each in rounds)
+    return (asked - failed) / asked
 
 
 def _rate(figures: Mapping[str, Any]) -> float:

@@ -20,6 +20,7 @@ from millrace.settings import Settings
 from millrace.storage import ObjectStore
 from ray_jobs.serve.autoscaling import Scaling, autoscaling_config
 from ray_jobs.serve.door import Door
+from ray_jobs.serve.metrics import metrics_folder
 from ray_jobs.serve.places import ROOM
 from ray_jobs.serve.plan import Served, TrafficPlan, plan_of
 from ray_jobs.serve.versions import other_package
@@ -272,8 +273,8 @@ def _application(settings: Settings, pipeline: Pipeline, plan: TrafficPlan, code
         health_check_period_s=2.0,
     )
     log_folder = str(inference_folder(settings, pipeline.name))
-    metrics_folder = str(settings.state / "metrics" / pipeline.name)
-    places = (settings.objects, str(settings.signing_key), log_folder, metrics_folder)
+    counts_folder = str(metrics_folder(settings, pipeline.name))
+    places = (settings.objects, str(settings.signing_key), log_folder, counts_folder)
     door, collector = Door.of(settings, Usage(usage_folder(settings, pipeline.name))), settings.collector
     return deployment.bind(pipeline.name, str(settings.pipelines), *places, door, code, collector)
 

@@ -23,6 +23,7 @@ from filelock import FileLock
 
 from millrace.errors import OverloadedError, TooManyRequestsError
 from millrace.faults import fault_point
+from millrace.settings import Settings
 from ray_jobs.serve.replicas import ReplicaCounts
 
 _log = logging.getLogger(__name__)
@@ -61,10 +62,7 @@ class Metrics:
     _batches: dict[str, tuple[Any, ...]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # Where the client of Prometheus looks.
-        os.environ[_FOLDER] = str(self.folder)
-        _count_in_files()
+        _count_in_files(self.folder)
         fold(self.folder)
 
     def count(self, version: str, customer: str, outcome: str, num_rows: int, seconds: float) -> None:
@@ -166,6 +164,36 @@ class Metrics:
         return customer
 
 
+@dataclass(frozen=True)
+class ShadowMetrics:
+    """What the process of a shadow counts, beside the replicas in their `folder`, so that any of them tells it.
+
+    It folds nothing: it runs where a core would be idle, and who waits for the folder's lock would wait for that.
+    """
+
+    pipeline: str
+    folder: Path
+
+    def __post_init__(self) -> None:
+        _count_in_files(self.folder)
+
+    def count(self, version: str, outcome: str) -> None:
+        """One mirrored request."""
+        self._requests.labels(self.pipeline, version, outcome).inc()
+
+    @cached_property
+    def _requests(self) -> Any:
+        from prometheus_client import CollectorRegistry, Counter
+
+        which = ("pipeline", "version", "outcome")
+        return Counter("millrace_shadow_requests", "Mirrored requests.", which, registry=CollectorRegistry())
+
+
+def metrics_folder(settings: Settings, pipeline_name: str) -> Path:
+    """Folder of a pipeline's counts. Each host has one of its own below it: which processes live is known there only."""
+    return settings.state / "metrics" / pipeline_name
+
+
 def outcome_of(status: int, error: Exception | None) -> str:
     """How a request ended that was answered with `status`, because of `error` if there was one."""
     if isinstance(error, OverloadedError):
@@ -199,8 +227,11 @@ def _gauges(pipeline: str, replicas: ReplicaCounts) -> list[Any]:
     return found
 
 
-def _count_in_files() -> None:
-    """Where somebody has imported the client before us, it has decided to count in memory: tell it otherwise."""
+def _count_in_files(folder: Path) -> None:
+    """Have this process count in files in `folder`. Where somebody has imported the client before us, it has decided to
+    count in memory: tell it otherwise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ[_FOLDER] = str(folder)
     from prometheus_client import values
 
     if values.ValueClass is values.MutexValue:

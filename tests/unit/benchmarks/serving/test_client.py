@@ -133,3 +133,8 @@ def test_where_nobody_listens_each_request_fails() -> None:
     found = asyncio.run(measure())
     assert found["problems"] == {"no connection (ConnectionRefusedError)": 20}
     assert found["p99_ms"] is None
+
+
+def test_callers_with_other_headers_ask_in_turn() -> None:
+    load = Load({"heads": ["a", "b", "c"], "tail": "", "first": 0})
+    assert [body[:1] for body in itertools.islice(load._bodies(), 7)] == [b"a", b"b", b"c", b"a", b"b", b"c", b"a"]
