@@ -190,7 +190,7 @@ class ShadowMetrics:
 
 
 def metrics_folder(settings: Settings, pipeline_name: str) -> Path:
-    """Folder of a pipeline's counts. Each host has one of its own below it: which processes live is known there only."""
+    """Folder of a pipeline's counts. Each host has its own below it, as which processes live is known there only."""
     return settings.state / "metrics" / pipeline_name
 
 
