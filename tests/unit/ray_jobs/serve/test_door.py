@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from dataclasses import replace
@@ -20,6 +21,7 @@ from millrace.keys import KeyFile
 from millrace.limits import Limit
 from millrace.quotas import Usage, day_of
 from millrace.settings import Settings
+from millrace.spec.serving import AutoscalingSpec, CustomerLimitSpec
 from ray_jobs.serve.door import NOBODY, Door
 from ray_jobs.serve.service import PredictionService
 
@@ -210,6 +212,38 @@ def test_a_refusal_says_when_to_ask_again_and_an_answer_is_the_customers(world: 
     assert refused.json()["type"] == "urn:millrace:error:too-many-requests"
     log = read_answers(world.log_folder, world.pipeline.spec.data)
     assert log["customer"].tolist() == ["acme"]
+
+
+def test_a_limit_is_divided_by_the_replicas_that_run_and_until_they_are_known_by_the_fewest(
+    world: Any, keys: KeyFile
+) -> None:
+    autoscaling = AutoscalingSpec(min_replicas=2, max_replicas=20)
+    limit = CustomerLimitSpec(rate=0.001, burst=12)
+    spec = world.pipeline.spec
+    serving = spec.serving.model_copy(update={"autoscaling": autoscaling, "customer_limit": limit})
+    target = world.publish("1", spec=spec.model_copy(update={"serving": serving}))
+    headers = [HOME, bearer(keys.create("acme")[1])]
+
+    def admitted(told_before: int | None, told_after: int | None) -> int:
+        door = Door.of(Settings(keys_file=keys.path))
+        service = PredictionService(world.pipeline, world.store, world.log_folder, door=door)
+        if told_before is not None:
+            service.divide(told_before)
+        asyncio.run(service.load(target))
+        if told_after is not None:
+            service.divide(told_after)
+        count = 0
+        with contextlib.suppress(TooManyRequestsError):
+            while count < 50:
+                door.check(headers)
+                count += 1
+        service.close()
+        return count
+
+    assert admitted(None, None) == 6
+    assert admitted(None, 4) == 3
+    assert admitted(4, None) == 3, "a version that is loaded later changes nothing"
+    assert admitted(4, 1) == 12
 
 
 def test_a_quota_counts_predictions_until_midnight_and_no_outcomes(world: Any, keys: KeyFile, tmp_path: Path) -> None:
