@@ -309,19 +309,16 @@ class PredictionService:
                 self._door.spend(asked.customer)
                 asked.is_counted = True
         # Before its body is read and parsed: what waits or is refused should cost the others as little as can be.
-        await self._places.enter(asked.customer, self._deadline(asked))
+        batcher = self._serving_of(asked).version.batcher if route.is_prediction and self._live is not None else None
+        deadline = float("inf") if batcher is None else batcher.deadline(asked.started)
+        await self._places.enter(asked.customer, deadline)
         try:
-            if route.is_prediction and self._live is not None:
-                self._serving_of(asked).version.batcher.require_time(asked.customer, self._deadline(asked))
+            if batcher is not None:
+                batcher.require_time(asked.customer, deadline)
             body = await read_body(scope, receive, self._max_body_bytes)
             return None if body is None else await route.handler(body, asked)
         finally:
             self._places.leave()
-
-    def _deadline(self, asked: _Asked) -> float:
-        if not asked.is_prediction or self._live is None:
-            return float("inf")
-        return self._serving_of(asked).version.batcher.deadline(asked.started)
 
     def _route(self, path: str) -> _Route:
         if (route := self._routes.get(path)) is not None:
