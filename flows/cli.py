@@ -307,15 +307,13 @@ def create_key(
 
 @keys.command("list")
 def list_keys(context: typer.Context, as_json: Json = False) -> None:
-    """List the keys: whose, since when, revoked or not, and how often each customer may ask.
+    """List the keys: whose, since when, revoked or not, how often each customer may ask, and how often it has today.
 
     The keys themselves are nowhere kept.
     """
-    from millrace.keys import KeyFile
+    from flows.keys import list_keys as listed
 
-    ring = KeyFile(context.obj.keys_path).read()
-    limits = {customer: limit.as_dict() for customer, limit in sorted(ring.limits.items())}
-    _answer({"keys": [key.as_dict() for key in ring.keys], "limits": limits}, as_json, "keys")
+    _answer(listed(context.obj), as_json, "keys")
 
 
 @keys.command("limit")
@@ -326,17 +324,20 @@ def limit_customer(
         float | None, typer.Option(min=0, help="Requests a second; none: as each pipeline's spec says.")
     ] = None,
     burst: Annotated[int | None, typer.Option(min=1, help="Requests at once; none: a second's worth.")] = None,
+    daily: Annotated[
+        int | None, typer.Option(min=1, help="Requests a day (UTC), of each pipeline; none: as its spec says.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say how often a customer may ask for predictions; without --rate, what was said before is forgotten."""
+    """Say how often a customer may ask for predictions, and how many times a day; what was said before is forgotten."""
     from millrace.keys import KeyFile
     from millrace.limits import Limit
 
     if rate is None and burst is not None:
         raise typer.BadParameter("--burst needs --rate")
     limit = None if rate is None else Limit.of(rate, burst)
-    KeyFile(context.obj.keys_path).limit(customer, limit)
-    _answer({"customer": customer, "limit": limit and limit.as_dict()}, as_json, "limited")
+    KeyFile(context.obj.keys_path).limit(customer, limit, daily)
+    _answer({"customer": customer, "limit": limit and limit.as_dict(), "daily": daily}, as_json, "limited")
 
 
 @keys.command("revoke")
@@ -348,7 +349,8 @@ def revoke_key(
     """Refuse a key from now on. Predictions go on needing one, even when none is left."""
     from millrace.keys import KeyFile
 
-    _answer({"keys": [KeyFile(context.obj.keys_path).revoke(key_id).as_dict()], "limits": {}}, as_json, "keys")
+    revoked = KeyFile(context.obj.keys_path).revoke(key_id)
+    _answer({"keys": [revoked.as_dict()], "limits": {}, "usage": []}, as_json, "keys")
 
 
 def main() -> None:

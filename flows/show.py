@@ -235,6 +235,13 @@ def keys(answer: Mapping[str, Any]) -> None:
         for customer, limit in answer["limits"].items():
             limits.add_row(escape(customer), f"{limit['rate']:g}", str(limit["burst"]))
         _out().print(limits)
+    if answer["usage"]:
+        usage = Table("customer", "pipeline", "requests today (UTC)", "of")
+        for row in answer["usage"]:
+            usage.add_row(
+                escape(row["customer"]), escape(row["pipeline"] or "each"), _count(row["used"]), _count(row["quota"])
+            )
+        _out().print(usage)
 
 
 def limited(answer: Mapping[str, Any]) -> None:
@@ -243,7 +250,8 @@ def limited(answer: Mapping[str, Any]) -> None:
             told = "as often as each pipeline's spec says"
         case limit:
             told = f"{limit['rate']:g} times a second, {limit['burst']} at once"
-    _out().print(escape(f"{answer['customer']} may ask {told}; replicas know it within a second."))
+    daily = "" if answer["daily"] is None else f", {answer['daily']:,} times a day of each pipeline"
+    _out().print(escape(f"{answer['customer']} may ask {told}{daily}; replicas know it within a second."))
 
 
 def created_key(answer: Mapping[str, Any]) -> None:
@@ -291,6 +299,10 @@ def _facts(title: str) -> Table:
 
 def _moment(text: str) -> str:
     return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
 
 
 def _number(value: float | None) -> str:

@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from millrace.errors import ArtifactError, ConfigError, UnknownNameError, nearest
 from millrace.limits import Limit
+from millrace.quotas import checked_quota
 from millrace.storage import write_atomically
 
 _CUSTOMER = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -58,10 +59,11 @@ def digest_key(key: str | bytes) -> str:
 
 @dataclass(frozen=True)
 class KeyRing:
-    """What the file holds: all keys in the order in which they were made, and the limits of customers."""
+    """What the file holds: all keys in the order in which they were made; customers' limits, and quotas of a day."""
 
     keys: list[ServingKey]
     limits: dict[str, Limit]
+    quotas: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,14 @@ class KeyFile:
             if not all(isinstance(key.customer, str) and _DIGEST.fullmatch(key.digest) for key in found):
                 raise ValueError("a digest is none")
             limits = {name: Limit.of(**limit) for name, limit in document.get("limits", {}).items()}
+            quotas = {name: checked_quota(quota) for name, quota in document.get("quotas", {}).items()}
         except (ValueError, TypeError, KeyError, AttributeError, ConfigError) as error:
             raise ArtifactError(
                 f"the keys in {self.path} cannot be read",
                 got=f"{type(error).__name__}: {error}",
                 next="restore the file, or remove it and make new keys",
             ) from error
-        return KeyRing(found, limits)
+        return KeyRing(found, limits, quotas)
 
     def create(self, customer: str) -> tuple[ServingKey, str]:
         """A new key of `customer`: as it is kept, and the key, which is nowhere else.
@@ -123,18 +126,22 @@ class KeyFile:
                 write_atomically(path, f"{key}\n".encode(), mode=0o600)
             ring.keys.append(ServingKey(LOCAL, digest_key(path.read_text().strip()), _now()))
 
-    def limit(self, customer: str, limit: Limit | None) -> None:
-        """How often `customer` may ask from now on, over all its keys; None: as the pipeline's spec says.
+    def limit(self, customer: str, limit: Limit | None, quota: int | None = None) -> None:
+        """How often `customer` may ask from now on, with all its keys, and how often a day; None: as the spec says.
 
         Raises:
-            ConfigError: a bad name.
+            ConfigError: a bad name, or no quota.
             ArtifactError: the file is damaged.
         """
         _require_name(customer)
+        known = None if quota is None else checked_quota(quota)
         with self._changing() as ring:
             ring.limits.pop(customer, None)
+            ring.quotas.pop(customer, None)
             if limit is not None:
                 ring.limits[customer] = limit
+            if known is not None:
+                ring.quotas[customer] = known
 
     def revoke(self, key_id: str) -> ServingKey:
         """Refuse a key from now on; it is no error when it is revoked already.

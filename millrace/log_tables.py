@@ -132,6 +132,9 @@ def read(
         whole = pa.concat_tables([schema.empty_table(), *tables])
         rows: pd.DataFrame = whole.to_pandas(coerce_temporal_nanoseconds=True)
     except (pa.ArrowException, OSError, ValueError) as error:
+        if not all(path.exists() for path in closed):
+            # Removed since the listing, because of its age.
+            return read(folder, schema, window, to_table=to_table, time=time)
         _refuse_damaged(closed)
         raise DataError(
             f"the inference log in {folder} does not fit the spec",

@@ -24,6 +24,7 @@ from millrace.open_inference.paths import PATHS, Operation
 from millrace.open_inference.requests import HEADER_LENGTH
 from millrace.request_values import REQUEST_ID
 from millrace.spec import PipelineSpec
+from millrace.traces.context import TRACEPARENT, TRACESTATE
 
 Document = dict[str, Any]
 
@@ -31,6 +32,8 @@ _FAILED = HTTPStatus.INTERNAL_SERVER_ERROR.value
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
 _BINARY = "application/octet-stream"
+_TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+_TRACEPARENT_PATTERN = "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 # A key, or none where the service demands none.
 _SECURITY: list[Document] = [{"key": []}, {}]
 
@@ -42,7 +45,7 @@ _PROBLEMS = {
     RequestTooLargeError.http_status: "More bytes or rows than the service takes in one request.",
     ContentEncodingError.http_status: "The body is compressed.",
     RequestError.http_status: "The request breaks the contract; `field` says where, `rule` how.",
-    TooManyRequestsError.http_status: "The customer asks more often than it may.",
+    TooManyRequestsError.http_status: "The customer asks more often than it may, or has used up its quota of today.",
     _FAILED: "The service failed; its log names the request id.",
     ServiceError.http_status: "No version is loaded yet, or a part of the service does not answer.",
 }
@@ -65,7 +68,9 @@ _OF_OPERATOR = (*_OF_VERSION, UnknownCallerError.http_status, ForeignRequestErro
 _PROBLEM_HEADERS = {
     UnknownCallerError.http_status: {"www-authenticate": "What kind of key is demanded."},
     ContentEncodingError.http_status: {"accept-encoding": "What the service takes."},
-    TooManyRequestsError.http_status: {"retry-after": "Seconds after which it may ask again."},
+    TooManyRequestsError.http_status: {
+        "retry-after": "Seconds after which it may ask again; of a quota, those until midnight (UTC)."
+    },
 }
 
 
@@ -100,6 +105,19 @@ def document(spec: PipelineSpec, version: str) -> Document:
                     "description": "How many bytes of the body are JSON, where binary data follows.",
                     "schema": {"type": "integer", "minimum": 1, "maximum": spec.serving.max_body_bytes},
                 },
+                "TraceParent": {
+                    "name": TRACEPARENT.decode(),
+                    "in": "header",
+                    "description": "The caller's span, by W3C Trace Context: the request's trace goes on from it. "
+                    "One that is not valid is ignored.",
+                    "schema": {"type": "string", "examples": [_TRACEPARENT]},
+                },
+                "TraceState": {
+                    "name": TRACESTATE.decode(),
+                    "in": "header",
+                    "description": "What the caller's tracing systems hand on with it, by W3C Trace Context.",
+                    "schema": {"type": "string"},
+                },
             },
             "headers": {
                 "RequestId": {
@@ -110,6 +128,11 @@ def document(spec: PipelineSpec, version: str) -> Document:
                 "JsonLength": {
                     "description": "How many bytes of the body are JSON, where binary data follows.",
                     "schema": {"type": "integer"},
+                },
+                "TraceParent": {
+                    "description": "The span of a request for predictions, by W3C Trace Context, answered or refused; "
+                    "below the caller's, where that was sent.",
+                    "schema": {"type": "string", "pattern": _TRACEPARENT_PATTERN, "examples": [_TRACEPARENT]},
                 },
             },
             "securitySchemes": {
@@ -126,11 +149,13 @@ def document(spec: PipelineSpec, version: str) -> Document:
 def _own_paths() -> Document:
     return {
         "/predict": {
-            "post": _post(
-                "predict",
-                "Predictions for rows, in their order.",
-                {_JSON: {"schema": _ref("PredictRequest")}},
-                {"200": _answer("The predictions.", "PredictAnswer")},
+            "post": _traced(
+                _post(
+                    "predict",
+                    "Predictions for rows, in their order.",
+                    {_JSON: {"schema": _ref("PredictRequest")}},
+                    {"200": _answer("The predictions.", "PredictAnswer")},
+                )
             )
         },
         "/outcomes": {
@@ -193,7 +218,14 @@ def _open_inference(template: str, operation: Operation) -> Document:
         "`binary_data_size` in place of `data`, in their order."
     )
     found["parameters"].append({"$ref": "#/components/parameters/JsonLength"})
-    return found
+    return _traced(found)
+
+
+def _traced(operation: Document) -> Document:
+    """An operation that asks for predictions: it takes the caller's trace on, and tells its own span."""
+    operation["parameters"] += [{"$ref": f"#/components/parameters/{name}"} for name in ("TraceParent", "TraceState")]
+    operation["responses"]["200"]["headers"][TRACEPARENT.decode()] = {"$ref": "#/components/headers/TraceParent"}
+    return operation
 
 
 def _get(name: str, summary: str, schema: str, problems: tuple[int, ...]) -> Document:
@@ -238,7 +270,10 @@ def _answer(description: str, schema: str) -> Document:
 
 
 def _problem(status: int) -> Document:
-    headers: Document = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
+    headers: Document = {
+        "x-request-id": {"$ref": "#/components/headers/RequestId"},
+        TRACEPARENT.decode(): {"$ref": "#/components/headers/TraceParent"},
+    }
     for name, description in _PROBLEM_HEADERS.get(status, {}).items():
         headers[name] = {"description": description, "schema": {"type": "string"}}
     return {

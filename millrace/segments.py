@@ -34,6 +34,7 @@ OPEN = ".jsonl"
 CLOSED = ".parquet"
 
 _ABANDONED_SECONDS = 3600.0
+_MOMENT = "%Y%m%dT%H%M%S%f"
 
 #: From a segment's header and its whole record lines to the table that is stored.
 ToTable = Callable[[Mapping[str, Any], bytes], "pa.Table"]
@@ -69,6 +70,23 @@ def compact(folder: Path, to_table: ToTable) -> list[Path]:
     return done
 
 
+def remove_closed(folder: Path, before: float) -> list[Path]:
+    """Remove the Parquet files that were closed before a moment, in seconds since 1970, so that all they hold is older;
+    the files that this process removed. Any number of processes may do it at once, and readers look again."""
+    # A segment's name begins with when it was opened. There may be many thousand, and few that are so old.
+    first = f"{datetime.fromtimestamp(before, UTC):{_MOMENT}}"
+    with os.scandir(folder) as entries:
+        paths = sorted(Path(entry) for entry in entries if entry.name < first and entry.name.endswith(CLOSED))
+    removed = []
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < before:
+                with fault_point("log.expire"):
+                    path.unlink()
+                removed.append(path)
+    return removed
+
+
 def split_lines(path: Path, content: bytes) -> tuple[dict[str, Any], bytes]:
     """The header and the whole record lines of an open segment; a torn last line was never answered and is dropped.
 
@@ -98,7 +116,7 @@ def damaged_segment(path: Path, error: Exception) -> DataError:
 
 def create(folder: Path, header: Mapping[str, Any]) -> Segment:
     """A new segment, locked before anyone can see it under its name."""
-    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    name = f"{datetime.now(UTC):{_MOMENT}}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     partial = folder / f".{name}.new"
     fd = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND, 0o640)
     try:

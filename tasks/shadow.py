@@ -5,6 +5,7 @@ names a shadow; it ends by itself when the ledger names another, or when the rec
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from contextlib import closing
@@ -17,6 +18,7 @@ from millrace.logs import get_logger
 from millrace.pipeline import load_pipeline
 from millrace.settings import Settings, load_settings
 from millrace.storage import ObjectStore
+from ray_jobs.serve.metrics import ShadowMetrics, metrics_folder
 from ray_jobs.serve.shadow import Shadow, yield_to_all
 from ray_jobs.serve.versions import LoadedVersion, Target, load_version
 from tasks.registry import Registry
@@ -62,7 +64,8 @@ def run(settings: Settings, name: str, parent: int) -> None:
             return
         number, share = record.rules.shadow.version, record.rules.shadow.share
         loaded = load_shadow(settings, name, number, record.packages[number])
-        with closing(Shadow(loaded, share, inference_folder(settings, name))) as shadow:
+        counted = ShadowMetrics(name, metrics_folder(settings, name) / socket.gethostname())
+        with closing(Shadow(loaded, share, inference_folder(settings, name), count=counted.count)) as shadow:
             get_logger().info("mirroring", pipeline=name, version=number, share=share)
             asked = time.monotonic()
             while os.getppid() == parent:

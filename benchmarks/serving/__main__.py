@@ -32,6 +32,7 @@ _ORDER = (
     "traces",
     "overload",
     "protocols",
+    "fairness",
 )
 PARTS = tuple(name for name in _ORDER if (Path(__file__).parent / f"{name}.py").exists())
 
@@ -56,6 +57,8 @@ GOALS: dict[str, Goal] = {
     "overload.goodput_share": ("at least 0.9", lambda value: value >= 0.9),
     "protocols.compared": ("50", lambda value: value >= 50),
     "protocols.unexplained": ("0", lambda value: value == 0),
+    "fairness.p99_ratio": ("at most 1.2", lambda value: value <= 1.2),
+    "fairness.goodput_share": ("at least 0.99", lambda value: value >= 0.99),
     "batching.lone_added_ms": ("at most 0.5", lambda value: value <= 0.5),
 }
 

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,15 +74,18 @@ class Client:
 
 
 @contextmanager
-def start_client(target: Target, plan: Mapping[str, Any]) -> Iterator[Client]:
-    """`benchmarks.serving.client` at work on `target`; what `plan` holds, that module says."""
+def start_client(target: Target, plan: Mapping[str, Any], others: Sequence[Target] = ()) -> Iterator[Client]:
+    """`benchmarks.serving.client` at work on `target`; what `plan` holds, that module says.
+
+    `others` are the same endpoint under other headers: requests carry those of each of them in turn.
+    """
     from benchmarks.serving.load import first_number
 
     template = target.template
     whom = {
         "host": target.host,
         "port": target.port,
-        "head": (target.head + template.head).decode(),
+        "heads": [(each.head + template.head).decode() for each in (target, *others)],
         "tail": template.tail.decode(),
         "first": first_number(),
     }

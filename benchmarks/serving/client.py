@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
+from itertools import count, cycle
 from typing import Any
 
 import httptools
@@ -215,9 +215,9 @@ class Load:
         await asyncio.sleep(0)
 
     def _bodies(self) -> Iterator[bytes]:
-        template = Template(self.plan["head"].encode(), self.plan["tail"].encode())
+        templates = cycle([Template(head.encode(), self.plan["tail"].encode()) for head in self.plan["heads"]])
         for number in count(self.plan["first"]):
-            yield template.body(number)
+            yield next(templates).body(number)
 
     def _figures(self, seconds: float) -> dict[str, Any]:
         return {

@@ -50,7 +50,12 @@ class Deployer:
 
         application = deploy._client().get_serve_details()["applications"][self.name]
         found = application["deployments"][deploy.DEPLOYMENT]["replicas"]
-        return {"replicas": [{"id": r["replica_id"], "pid": r["pid"], "state": str(r["state"])} for r in found]}
+        return {"replicas": [{"id": r["replica_id"], "pid": r["pid"], "state": _name(r["state"])} for r in found]}
+
+
+def _name(state: Any) -> str:
+    """As Serve spells it; what it gives is a member of an enumeration of texts, whose own text is another."""
+    return str(getattr(state, "value", state))
 
 
 def main() -> None:

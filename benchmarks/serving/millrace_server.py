@@ -103,7 +103,7 @@ def write_pipeline(folder: Path, serving: dict[str, Any]) -> None:
     folder.mkdir(parents=True)
     document = reference_spec()
     document["serving"] |= serving
-    (folder / "pipeline.yaml").write_text(yaml.safe_dump(document))
+    (folder / "pipeline.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     (folder / "model.py").write_text((PIPELINE / "model.py").read_text())
 
 

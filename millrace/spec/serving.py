@@ -80,14 +80,25 @@ class ServingSpec(Section):
     )
     cpus_per_replica: float = Field(default=0.5, ge=0, description="CPU cores reserved per replica.")
     gpus_per_replica: float = Field(default=0.0, ge=0, description="GPUs reserved per replica.")
-    max_ongoing_requests: int = Field(default=64, ge=1, description="Requests a replica works on at once.")
+    max_ongoing_requests: int = Field(
+        default=64, ge=1, description="Requests a replica works on at once; others wait, and customers take turns."
+    )
     max_rows: int = Field(default=1000, ge=1, le=100_000, description="Rows per request at the most.")
     max_body_bytes: int = Field(default=4_000_000, ge=1024, description="Size of a request body at the most.")
     log_rotate_seconds: float = Field(
         default=10.0, gt=0, description="Age at which the open segment of the inference log becomes Parquet."
     )
+    trace_days: float = Field(
+        default=7.0, gt=0, le=3650, description="Days after which traces are removed; the inference log stays."
+    )
     customer_limit: CustomerLimitSpec | None = Field(
         default=None, description="How often a customer without a limit of its own may ask; none: any time."
+    )
+    customer_quota: int | None = Field(
+        default=None,
+        ge=1,
+        description="Requests for predictions that a customer without a quota of its own may have answered in a day "
+        "(UTC), over all replicas; none: any number.",
     )
     latency_target_ms: float | None = Field(
         default=None,

@@ -1,7 +1,8 @@
 """Keeping traces: a bounded buffer that requests append to, and a thread that writes and exports what is in it.
 
 Nothing here can fail a request or make it wait. Where more comes than can be written, the oldest traces are dropped and
-counted. A process that is killed loses the traces of its last quarter of a second.
+counted. A process that is killed loses the traces of its last quarter of a second. The same thread removes what is
+older than traces are to be kept, of whichever process.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from millrace.errors import DataError
+from millrace.errors import DataError, MillraceError
 from millrace.traces import table
 from millrace.traces.export import Exporter
 from millrace.traces.quiet import Quiet
@@ -32,6 +33,8 @@ _FULL = BLOCK * WIDTH
 _YIELD_SECONDS = 0.0005
 _FLUSH_SECONDS = 0.25
 _ROTATE_SECONDS = 60.0
+#: Between two looks for traces that are too old.
+EXPIRE_SECONDS = 600.0
 
 
 class Recorder:
@@ -54,6 +57,8 @@ class Recorder:
         self._cells: list[Any] = []
         self._full: deque[list[Any]] = deque()
         self._most_full = max(capacity // BLOCK, 1)
+        #: Age at which traces are removed; None: never. It may be set at any time.
+        self.keep_seconds: float | None = None
         # One counter for each thread that counts.
         self._overrun = self._unwritten = 0
         self._writing = threading.Lock()
@@ -106,6 +111,16 @@ class Recorder:
         self.flush()
         self._writer.rotate()
 
+    def expire(self) -> None:
+        """Remove the traces that are older than `keep_seconds`."""
+        if self.keep_seconds is None:
+            return
+        try:
+            table.expire(self._folder, time.time() - self.keep_seconds)
+        except (MillraceError, OSError):
+            # Tried again: they cost disk, and nothing else.
+            _log.exception("old traces in %s", self._folder)
+
     def close(self) -> None:
         """Write what is left and stop; what is added later is lost."""
         if self._closing.is_set():
@@ -123,8 +138,12 @@ class Recorder:
         except (DataError, OSError):
             # A damaged segment must not keep traces from being written; readers report it too.
             _log.exception("traces in %s", self._folder)
+        expired = float("-inf")
         while not self._closing.wait(self._flush_seconds):
             self._drain(_YIELD_SECONDS)
+            if self.keep_seconds is not None and time.monotonic() - expired >= EXPIRE_SECONDS:
+                expired = time.monotonic()
+                self.expire()
 
     def _write(self, cells: list[Any], epoch: float) -> None:
         try:

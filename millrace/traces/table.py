@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from millrace.log_tables import read, read_lines, table_of
 from millrace.log_writer import LogWriter
 from millrace.segments import compact as _compact
+from millrace.segments import remove_closed
 from millrace.traces.context import LENGTH, SPAN_ID, TRACE_ID
 from millrace.traces.records import STAGES, Block
 from millrace.window import Window
@@ -163,6 +164,12 @@ def compact(folder: Path) -> list[Path]:
         DataError: a segment is damaged; the others are closed all the same.
     """
     return _compact(folder / TRACES, to_table)
+
+
+def expire(folder: Path, before: float) -> list[Path]:
+    """Remove the traces below the inference `folder` that are older than a moment, in seconds since 1970, segment by
+    segment; the files. Of a segment the newest trace counts."""
+    return remove_closed(folder / TRACES, before)
 
 
 def read_traces(folder: Path, window: Window | None = None) -> pd.DataFrame:

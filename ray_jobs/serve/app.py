@@ -21,6 +21,7 @@ from millrace.storage import ObjectStore
 from ray_jobs.serve.door import Door
 from ray_jobs.serve.load import Counted, ServiceLoad
 from ray_jobs.serve.plan import TrafficPlan
+from ray_jobs.serve.replicas import ReplicaCounts, Siblings
 from ray_jobs.serve.service import PredictionService
 from ray_jobs.serve.tracing import Traces
 
@@ -29,6 +30,9 @@ _log = logging.getLogger(__name__)
 
 class Replica:
     """One serving process of a pipeline."""
+
+    _siblings: Siblings | None = None
+    _following: Any = None
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class Replica:
             echo_request_id=False,
             code=code,
             worked=self._load.worked,
+            count_replicas=self._count_replicas,
         )
 
     def __serve_build_asgi_app__(self) -> Counted:
@@ -67,6 +72,8 @@ class Replica:
     async def reconfigure(self, user_config: Mapping[str, str]) -> None:
         """Called by Serve before a new replica takes requests, and after every change of `user_config`."""
         plan = TrafficPlan.from_config(user_config)
+        if self._siblings is None and (siblings := Siblings.here()) is not None:
+            self._siblings, self._following = siblings, siblings.follow(self._service.divide)
         try:
             await self._service.load(plan)
         except FencedError as error:
@@ -101,6 +108,9 @@ class Replica:
         the thread that serves.
         """
         return self._load.as_metrics()
+
+    async def _count_replicas(self) -> ReplicaCounts | None:
+        return None if self._siblings is None else await self._siblings.counts()
 
     def __del__(self) -> None:
         # Serve calls this once the replica has drained.

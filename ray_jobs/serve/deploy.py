@@ -15,10 +15,13 @@ from millrace.errors import MillraceError, PackageError, ServiceError
 from millrace.faults import fault_point
 from millrace.inference_log import inference_folder
 from millrace.pipeline import Pipeline, load_pipeline
+from millrace.quotas import Usage, usage_folder
 from millrace.settings import Settings
 from millrace.storage import ObjectStore
 from ray_jobs.serve.autoscaling import Scaling, autoscaling_config
 from ray_jobs.serve.door import Door
+from ray_jobs.serve.metrics import metrics_folder
+from ray_jobs.serve.places import ROOM
 from ray_jobs.serve.plan import Served, TrafficPlan, plan_of
 from ray_jobs.serve.versions import other_package
 
@@ -259,7 +262,8 @@ def _application(settings: Settings, pipeline: Pipeline, plan: TrafficPlan, code
         version=code,
         _internal=True,
         **number,
-        max_ongoing_requests=spec.max_ongoing_requests,
+        # More wait in the replica, where customers take turns.
+        max_ongoing_requests=spec.max_ongoing_requests * ROOM,
         user_config={**plan.as_config(), _CODE: code},
         ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": spec.gpus_per_replica},
         max_constructor_retry_count=_MAX_CONSTRUCTOR_TRIES,
@@ -269,9 +273,9 @@ def _application(settings: Settings, pipeline: Pipeline, plan: TrafficPlan, code
         health_check_period_s=2.0,
     )
     log_folder = str(inference_folder(settings, pipeline.name))
-    metrics_folder = str(settings.state / "metrics" / pipeline.name)
-    places = (settings.objects, str(settings.signing_key), log_folder, metrics_folder)
-    door, collector = Door.of(settings), settings.collector
+    counts_folder = str(metrics_folder(settings, pipeline.name))
+    places = (settings.objects, str(settings.signing_key), log_folder, counts_folder)
+    door, collector = Door.of(settings, Usage(usage_folder(settings, pipeline.name))), settings.collector
     return deployment.bind(pipeline.name, str(settings.pipelines), *places, door, code, collector)
 
 

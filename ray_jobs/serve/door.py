@@ -16,6 +16,7 @@ from millrace.errors import (
 )
 from millrace.keys import LOCAL, KeyFile, digest_key
 from millrace.limits import Limit, Limiter
+from millrace.quotas import Quotas, Usage
 from millrace.settings import Settings
 
 _BEARER = b"bearer "
@@ -41,28 +42,42 @@ class Door:
     Without keys, loopback is what protects the endpoint. But a browser is on loopback too: what a page of another
     origin sends, or a name that somebody points to 127.0.0.1, is refused.
 
-    Limits are counted in each replica, as its share of what all of them may answer.
+    Rates are counted in each replica, as its share of what all of them may answer; quotas are counted in `usage`, which
+    all of them share. None: there are no quotas.
     """
 
     keys: KeyFile
     demanded: bool
     hosts: frozenset[str]
+    usage: Usage | None = None
     clock: Callable[[], float] = time.monotonic
     _looked: float = field(default=float("-inf"), init=False)
     _stamp: Stamp | None = field(default=None, init=False)
     _customers: dict[str, str | None] = field(default_factory=dict, init=False)
     _limiter: Limiter = field(default_factory=Limiter, init=False)
+    _quotas: Quotas | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._limiter.clock = self.clock
+        if self.usage is not None:
+            self._quotas = Quotas(self.usage)
 
     @classmethod
-    def of(cls, settings: Settings) -> Door:
+    def of(cls, settings: Settings, usage: Usage | None = None) -> Door:
         """The door that the settings ask for."""
         served = urlsplit(settings.serve_url)
         hosts = {"127.0.0.1", "localhost", "[::1]", served.hostname or ""}
-        return cls(KeyFile(settings.keys_path), settings.listens_elsewhere, frozenset(hosts))
+        return cls(KeyFile(settings.keys_path), settings.listens_elsewhere, frozenset(hosts), usage)
 
-    def divide(self, default: Limit | None, replicas: int) -> None:
-        """The limit of customers without one of their own, and how many replicas answer."""
-        self._limiter.default, self._limiter.share = default, 1 / replicas
+    def allow(self, limit: Limit | None, quota: int | None) -> None:
+        """What customers may ask that have no limit or no quota of their own; None: any number."""
+        self._limiter.default = limit
+        if self._quotas is not None:
+            self._quotas.default = quota
+
+    def divide(self, replicas: int) -> None:
+        """So many replicas answer, this one among them: each has its share of what a customer may ask."""
+        self._limiter.share = 1 / replicas
 
     def check(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
         """The customer whose key the request carries, or `NOBODY`; it counts as one of its requests.
@@ -84,6 +99,34 @@ class Door:
                 retry_after=wait,
             )
         return customer
+
+    def spend(self, customer: str) -> None:
+        """One request of the customer's quota.
+
+        Raises:
+            TooManyRequestsError: it is used up.
+            ServiceError: it cannot be counted; who has a quota is not let in then.
+        """
+        if self._quotas is None or customer == NOBODY:
+            return
+        if wait := self._quotas.wait_of(customer):
+            raise TooManyRequestsError(
+                f"customer {customer} has used up its quota of today",
+                rule="quota",
+                allowed=f"{self._quotas.of(customer):,} requests a day (UTC)",
+                next=f"ask again after midnight (UTC), in {wait / 3600:.1f} h, or ask who runs the service for more",
+                retry_after=wait,
+            )
+
+    def forgive(self, customer: str) -> None:
+        """The customer's newest request was not answered, and that was no fault of its own: it costs nothing."""
+        if self._quotas is not None and customer != NOBODY:
+            self._quotas.forgive(customer)
+
+    def close(self) -> None:
+        """Give back what was counted in advance."""
+        if self._quotas is not None:
+            self._quotas.close()
 
     def _caller(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
         self._refresh()
@@ -152,5 +195,7 @@ class Door:
             raise ServiceError("the keys cannot be read", next="restore their file, or make new ones") from error
         self._customers = {key.digest: None if key.revoked_at else key.customer for key in ring.keys}
         self._limiter.limits = ring.limits
+        if self._quotas is not None:
+            self._quotas.quotas = ring.quotas
         # Only now: a file that could not be read is tried again, and nobody let in, with each request.
         self._stamp, self._looked = stamp, now

@@ -23,6 +23,8 @@ from filelock import FileLock
 
 from millrace.errors import OverloadedError, TooManyRequestsError
 from millrace.faults import fault_point
+from millrace.settings import Settings
+from ray_jobs.serve.replicas import ReplicaCounts
 
 _log = logging.getLogger(__name__)
 
@@ -60,10 +62,7 @@ class Metrics:
     _batches: dict[str, tuple[Any, ...]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # Where the client of Prometheus looks.
-        os.environ[_FOLDER] = str(self.folder)
-        _count_in_files()
+        _count_in_files(self.folder)
         fold(self.folder)
 
     def count(self, version: str, customer: str, outcome: str, num_rows: int, seconds: float) -> None:
@@ -92,8 +91,8 @@ class Metrics:
         if cached_rows:
             cached.inc(cached_rows)
 
-    def text(self) -> bytes:
-        """The series of all replicas, in Prometheus' text format."""
+    def text(self, replicas: ReplicaCounts | None = None) -> bytes:
+        """The series of all replicas, in Prometheus' text format; and how many `replicas` there are, where known."""
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -102,6 +101,8 @@ class Metrics:
             # A file is empty for the moment between its making and its first series.
             files = [str(path) for path in self.folder.glob("*.db") if path.stat().st_size]
             registry.register(_Merged(MultiProcessCollector.merge(files)))  # type: ignore[no-untyped-call]
+            if replicas is not None:
+                registry.register(_Merged(_gauges(self.pipeline, replicas)))
             return bytes(generate_latest(registry))
 
     @cached_property
@@ -163,6 +164,36 @@ class Metrics:
         return customer
 
 
+@dataclass(frozen=True)
+class ShadowMetrics:
+    """What the process of a shadow counts, beside the replicas in their `folder`, so that any of them tells it.
+
+    It folds nothing: it runs where a core would be idle, and who waits for the folder's lock would wait for that.
+    """
+
+    pipeline: str
+    folder: Path
+
+    def __post_init__(self) -> None:
+        _count_in_files(self.folder)
+
+    def count(self, version: str, outcome: str) -> None:
+        """One mirrored request."""
+        self._requests.labels(self.pipeline, version, outcome).inc()
+
+    @cached_property
+    def _requests(self) -> Any:
+        from prometheus_client import CollectorRegistry, Counter
+
+        which = ("pipeline", "version", "outcome")
+        return Counter("millrace_shadow_requests", "Mirrored requests.", which, registry=CollectorRegistry())
+
+
+def metrics_folder(settings: Settings, pipeline_name: str) -> Path:
+    """Folder of a pipeline's counts. Each host has its own below it, as which processes live is known there only."""
+    return settings.state / "metrics" / pipeline_name
+
+
 def outcome_of(status: int, error: Exception | None) -> str:
     """How a request ended that was answered with `status`, because of `error` if there was one."""
     if isinstance(error, OverloadedError):
@@ -170,9 +201,9 @@ def outcome_of(status: int, error: Exception | None) -> str:
     return LIMITED if status == TooManyRequestsError.http_status else OUTCOMES[status // 100]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Merged:
-    """Series that were read from files, as a registry wants them."""
+    """Series that are there already, as a registry wants them."""
 
     series: Any
 
@@ -180,8 +211,27 @@ class _Merged:
         return self.series
 
 
-def _count_in_files() -> None:
-    """Where somebody has imported the client before us, it has decided to count in memory: tell it otherwise."""
+def _gauges(pipeline: str, replicas: ReplicaCounts) -> list[Any]:
+    """Known to the cluster, not to a process, so that who is asked tells them instead of a file of each."""
+    from prometheus_client.core import GaugeMetricFamily
+
+    told = {
+        "wanted": ("Replicas that there are to be: as the spec says, or as the load asks for.", replicas.wanted),
+        "running": ("Replicas that answer.", replicas.running),
+    }
+    found = []
+    for name, (about, count) in told.items():
+        gauge = GaugeMetricFamily(f"millrace_replicas_{name}", about, labels=["pipeline"])
+        gauge.add_metric([pipeline], count)
+        found.append(gauge)
+    return found
+
+
+def _count_in_files(folder: Path) -> None:
+    """Have this process count in files in `folder`. Where somebody has imported the client before us, it has decided to
+    count in memory: tell it otherwise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ[_FOLDER] = str(folder)
     from prometheus_client import values
 
     if values.ValueClass is values.MutexValue:

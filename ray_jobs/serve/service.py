@@ -50,8 +50,10 @@ from ray_jobs.serve.batching import Turn
 from ray_jobs.serve.door import NOBODY, Door
 from ray_jobs.serve.live import Live, live_with_logs, logs_of, require_same_requests
 from ray_jobs.serve.metrics import Metrics
+from ray_jobs.serve.places import Places
 from ray_jobs.serve.plan import Served, TrafficPlan, plan_of
 from ray_jobs.serve.problems import MethodError, NoRouteError, problem
+from ray_jobs.serve.replicas import ReplicaCounts
 from ray_jobs.serve.serving import Serving
 from ray_jobs.serve.tracing import Traces, traceparent_for
 from ray_jobs.serve.versions import Answers, LoadedVersion, Target, load_version
@@ -64,7 +66,8 @@ _SESSION_ID = b"x-session-id"
 @dataclass(slots=True)
 class _Asked:
     """A request and what is known of it so far. `started` is of `time.perf_counter`; `draw` is its random number, drawn
-    once, so that asked twice which version answers it, the answer is the same."""
+    once, so that asked twice which version answers it, the answer is the same. `is_counted` says whether it is one of
+    its customer's quota."""
 
     started: float
     id: str
@@ -74,6 +77,7 @@ class _Asked:
     named: str | None = None
     headers: Sequence[tuple[bytes, bytes]] = ()
     is_prediction: bool = False
+    is_counted: bool = False
     version: str = ""
     num_rows: int = 0
     turn: Turn | None = None
@@ -101,7 +105,8 @@ class PredictionService:
     `door` says who may ask for predictions and send outcomes; none: everybody who gets here. All replicas of the
     pipeline on this host share `metrics_folder`; none: nothing is counted. `traces` keeps the traces of requests for
     predictions, and is closed with the service; none: no traces. `code` is the digest of the code that runs, for who
-    asks what serves; `worked` is told of each batch (`Batcher.worked`).
+    asks what serves; `worked` is told of each batch (`Batcher.worked`); `count_replicas` is asked how many there are
+    when somebody wants the metrics.
 
     Building it recovers what killed processes left in the inference log. It answers predictions once `load` has
     brought a version, or a plan of several.
@@ -119,6 +124,7 @@ class PredictionService:
         echo_request_id: bool = True,
         code: str = "",
         worked: Callable[[float, int], None] | None = None,
+        count_replicas: Callable[[], Awaitable[ReplicaCounts | None]] | None = None,
     ) -> None:
         self.pipeline = pipeline
         self._store = store
@@ -129,10 +135,13 @@ class PredictionService:
         self._echo_request_id = echo_request_id
         self._code = code
         self._worked = worked
+        self._count_replicas = count_replicas
         self._loading = asyncio.Lock()
         self._prepared: dict[Target, LoadedVersion] = {}
         self._live: Live | None = None
         self._newest_token = 0
+        self._is_told = False
+        self._places = Places(pipeline.spec.serving.max_ongoing_requests)
         self._draw = random.Random().random
         self._failures = failures_writer(log_folder, pipeline.spec.serving.log_rotate_seconds)
         self._routes = {
@@ -181,10 +190,15 @@ class PredictionService:
             # In one step: a request finds all of the plan, or all of the one before.
             live = self._live = await asyncio.to_thread(live_with_logs, plan, self._prepared, self._folder, before)
             self._prepared = {}
+            spec = live.primary.version.predictor.spec.serving
+            self._places.most = spec.max_ongoing_requests
+            if self._traces is not None:
+                self._traces.keep(spec.trace_days)
             if self._door is not None:
-                spec = live.primary.version.predictor.spec.serving
                 limit = None if spec.customer_limit is None else spec.customer_limit.limit
-                self._door.divide(limit, spec.replicas)
+                self._door.allow(limit, spec.customer_quota)
+                if not self._is_told:
+                    self._door.divide(spec.autoscaling.min_replicas if spec.autoscaling else spec.replicas)
         gone = [] if before is None else live.gone_since(before)
         for serving in gone:
             # When this returns, it has given its last answer, and nobody writes to what is closed.
@@ -216,12 +230,20 @@ class PredictionService:
         for other in plan.others:
             require_same_requests(loaded[plan.primary], loaded[other])
 
+    def divide(self, replicas: int) -> None:
+        """So many replicas answer now, this one among them; until this is called, the fewest that the spec says."""
+        self._is_told = True
+        if self._door is not None:
+            self._door.divide(replicas)
+
     def close(self) -> None:
-        """Close the logs; later requests are refused."""
+        """Close the logs, and give back what was counted in advance; later requests are refused."""
         live, self._live = self._live, None
         if live is not None:
             _close(logs_of(live.servings.values()))
         self._failures.close()
+        if self._door is not None:
+            self._door.close()
         if self._traces is not None:
             self._traces.close()
 
@@ -243,6 +265,8 @@ class PredictionService:
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the caller gets a problem document
             failure = error
             reply = problem(error, asked.id, by_open_inference=path.startswith("/v2"))
+            if asked.is_counted and reply.status >= 500 and self._door is not None:
+                self._door.forgive(asked.customer)
             # An overload is no fault of the version, and is counted; a line each would make it worse.
             if reply.status >= 500 and not isinstance(error, OverloadedError):
                 _log.error("request %s failed", asked.id, exc_info=error)
@@ -281,12 +305,20 @@ class PredictionService:
             return await route.handler(b"", asked)
         if self._door is not None:
             asked.customer = self._door.check(asked.headers)
-        if route.is_prediction and self._live is not None:
-            # Before its body is read and parsed: what is refused should cost the others as little as can be.
-            batcher = self._serving_of(asked).version.batcher
-            batcher.require_time(asked.customer, batcher.deadline(asked.started))
-        body = await read_body(scope, receive, self._max_body_bytes)
-        return None if body is None else await route.handler(body, asked)
+            if route.is_prediction:
+                self._door.spend(asked.customer)
+                asked.is_counted = True
+        # Before its body is read and parsed: what waits or is refused should cost the others as little as can be.
+        batcher = self._serving_of(asked).version.batcher if route.is_prediction and self._live is not None else None
+        deadline = float("inf") if batcher is None else batcher.deadline(asked.started)
+        await self._places.enter(asked.customer, deadline)
+        try:
+            if batcher is not None:
+                batcher.require_time(asked.customer, deadline)
+            body = await read_body(scope, receive, self._max_body_bytes)
+            return None if body is None else await route.handler(body, asked)
+        finally:
+            self._places.leave()
 
     def _route(self, path: str) -> _Route:
         if (route := self._routes.get(path)) is not None:
@@ -419,7 +451,8 @@ class PredictionService:
     async def _metrics_text(self, body: bytes, asked: _Asked) -> Reply:
         if self._metrics is None:
             raise NoRouteError("this service keeps no metrics", next="give it a folder for them")
-        return Reply(200, self._metrics.text(), metrics.CONTENT_TYPE)
+        replicas = None if self._count_replicas is None else await self._count_replicas()
+        return Reply(200, self._metrics.text(replicas), metrics.CONTENT_TYPE)
 
     async def _describe(self, body: bytes, asked: _Asked) -> Reply:
         live = self._current()

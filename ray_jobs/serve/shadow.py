@@ -31,7 +31,8 @@ MOST_ROWS = 4096
 BATCH_ROWS = 256
 LATE_SECONDS = 5.0
 
-DROPPED = "dropped"
+#: What became of a mirrored request.
+ANSWERED, FAILED, DROPPED = "answered", "failed", "dropped"
 _MICROSECONDS = 1_000_000
 
 Record = Mapping[str, Any]
@@ -45,12 +46,14 @@ def is_drawn(request_id: str, share: float) -> bool:
 
 @dataclass
 class Shadow:
-    """Answers a share of what is answered from now on, into the log `shadow` beside the log of answers."""
+    """Answers a share of what is answered from now on, into the log `shadow` beside the log of answers. `count` is told
+    the version and what became of each request."""
 
     version: LoadedVersion
     share: float
     folder: Path
     clock: Callable[[], float] = time.time
+    count: Callable[[str, str], None] = field(default=lambda version, outcome: None, repr=False)
     _since: int = field(init=False)
     _tail: LogTail = field(init=False)
     _log: LogWriter = field(init=False)
@@ -80,6 +83,7 @@ class Shadow:
                 continue
             if record["answered_at"] < late or rows >= MOST_ROWS:
                 self._dropped, last = self._dropped + 1, record
+                self.count(self.version.target.version, DROPPED)
                 continue
             taken.append(record)
             rows += len(record["prediction"])
@@ -146,6 +150,8 @@ class Shadow:
     def _write(self, record: Record, answers: Sequence[Any], *, error: str = "") -> None:
         dropped, self._dropped = self._dropped, 0
         version = self.version.target.version
+        if error != DROPPED:
+            self.count(version, FAILED if error else ANSWERED)
         self._log.append(shadow_record(record, version, answers, error=error, dropped=dropped))
 
 

@@ -19,6 +19,8 @@ from millrace.traces.recorder import Recorder
 from millrace.traces.records import NEVER, Call
 from ray_jobs.serve.batching import Turn
 
+_DAY_SECONDS = 86_400.0
+
 
 class Traced(Protocol):
     """What a trace wants to know of a request. Times are of `time.perf_counter`; `resumed` is `NEVER` until it is.
@@ -100,6 +102,10 @@ class Traces:
                 calls,
             )
         )
+
+    def keep(self, days: float) -> None:
+        """Remove traces that are older, from now on."""
+        self.recorder.keep_seconds = days * _DAY_SECONDS
 
     def close(self) -> None:
         """Write what is left; nothing is kept afterwards."""

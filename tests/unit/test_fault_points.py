@@ -20,8 +20,9 @@ PACKAGES = ("millrace", "ray_jobs", "tasks", "flows")
 #: Dotted ends of calls that write something durable, or ask another system.
 EFFECTS = (
     # files and objects
-    "os.link", "os.rename", "os.replace", "os.write", "os.unlink", "shutil.copyfile", "shutil.move", "shutil.rmtree",
-    ".write_bytes", ".write_text", ".pipe_file", ".cat_file", "_fs.rm", "partial.replace", "partial.rename",
+    "os.link", "os.rename", "os.replace", "os.write", "os.pwrite", "os.unlink", "shutil.copyfile", "shutil.move",
+    "shutil.rmtree", ".write_bytes", ".write_text",
+    ".pipe_file", ".cat_file", "_fs.rm", "partial.replace", "partial.rename",
     "path.unlink", "pq.write_table", ".save_html",
     # databases
     "_database.write", "command.upgrade",
@@ -40,6 +41,7 @@ INSIDE = {
     ("millrace/ledger/database.py", "_upgrade"): "ledger.migrate: around the lock that is held meanwhile",
     ("millrace/parquet.py", "write"): "writes into memory",
     ("millrace/segments.py", "write"): "log.append and log.create",
+    ("millrace/quotas.py", "_write"): "quota.take and quota.give_back",
     ("millrace/scaffold/write.py", "_write"): "writes into a scratch folder; scaffold.put moves it to its place",
     ("millrace/provenance.py", "_git"): "asks git of this checkout: no other system, and nothing is written",
     ("tasks/registry.py", "_write_model_folder"): "writes into a scratch folder; mlflow.log_artifacts sends it",

@@ -174,7 +174,7 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(arguments: list[str], tmp_p
 
 def test_a_customer_is_limited_and_no_longer(tmp_path: Path) -> None:
     made = json.loads(millrace("keys", "limit", "acme", "--rate", "2.5", "--json", state=tmp_path).stdout)
-    assert made == {"customer": "acme", "limit": {"rate": 2.5, "burst": 3}}
+    assert made == {"customer": "acme", "limit": {"rate": 2.5, "burst": 3}, "daily": None}
     assert "2.5" in millrace("keys", "list", state=tmp_path).stdout
     assert (
         "2 times a second, 9 at once"
@@ -182,7 +182,7 @@ def test_a_customer_is_limited_and_no_longer(tmp_path: Path) -> None:
     )
     assert "as each pipeline's spec says" in millrace("keys", "limit", "acme", state=tmp_path).stdout.replace("\n", " ")
     assert json.loads(millrace("keys", "list", "--json", state=tmp_path).stdout)["limits"] == {}
-    for wrong in (["--rate", "0"], ["--burst", "3"], ["--rate", "x"]):
+    for wrong in (["--rate", "0"], ["--burst", "3"], ["--rate", "x"], ["--daily", "0"], ["--daily", "1.5"]):
         done = millrace("keys", "limit", "acme", *wrong, state=tmp_path)
         assert (done.returncode, "Traceback" in done.stderr) == (2, False)
 

@@ -99,10 +99,11 @@ ANSWERS: Mapping[str, tuple[Any, int]] = {
         {
             "keys": [{"id": TEXT, "customer": TEXT, "created_at": MOMENT, "revoked_at": None}],
             "limits": {TEXT: {"rate": 1.0, "burst": 1}},
+            "usage": [{"customer": TEXT, "pipeline": TEXT, "used": 1, "quota": 2}],
         },
-        3,
+        5,
     ),
-    "limited": ({"customer": TEXT, "limit": None}, 1),
+    "limited": ({"customer": TEXT, "limit": None, "daily": None}, 1),
     "demo": (
         {
             "pipeline": TEXT, "metric": TEXT, "period": TEXT, "months": [MONTH], "static_mean": None, "live_mean": None,

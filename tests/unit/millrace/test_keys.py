@@ -153,3 +153,31 @@ def test_where_a_customer_has_a_key_there_is_no_local_one(keys: KeyFile, tmp_pat
     keys.create_local(tmp_path / "serve.key")
     assert [key.customer for key in keys.read().keys] == ["acme"]
     assert not (tmp_path / "serve.key").exists()
+
+
+def test_a_quota_is_kept_beside_the_limit(keys: KeyFile) -> None:
+    keys.limit("acme", Limit.of(50, 100), 1000)
+    keys.limit("umbrella", None, 5)
+    assert keys.read() == KeyRing([], {"acme": Limit(50, 100)}, {"acme": 1000, "umbrella": 5})
+    keys.limit("acme", Limit.of(50, 100))
+    assert keys.read().quotas == {"umbrella": 5}, "what is said counts as a whole"
+    with pytest.raises(ConfigError, match="quota"):
+        keys.limit("umbrella", None, 0)
+    assert keys.read().quotas == {"umbrella": 5}
+
+
+@pytest.mark.parametrize("quotas", [[], {"acme": 0}, {"acme": "9"}, {"acme": 1.5}, {"acme": True}])
+def test_a_damaged_quota_is_told(quotas: object, keys: KeyFile) -> None:
+    keys.create("acme")
+    document = json.loads(keys.path.read_text())
+    keys.path.write_text(json.dumps({**document, "quotas": quotas}))
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        keys.read()
+
+
+def test_a_file_from_before_there_were_quotas_is_read(keys: KeyFile) -> None:
+    made, _ = keys.create("acme")
+    document = json.loads(keys.path.read_text())
+    del document["quotas"]
+    keys.path.write_text(json.dumps(document))
+    assert keys.read() == KeyRing([made], {}, {})

@@ -85,3 +85,46 @@ def test_a_burst_that_is_not_given_is_a_second_worth() -> None:
 def test_what_is_no_limit_is_refused(rate: float, burst: int) -> None:
     with pytest.raises(ConfigError, match="no limit"):
         Limit.of(rate, burst)
+
+
+# How many replicas there are, and for how many tenths of a second; all of them are told at once.
+numbers = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 30)), min_size=1, max_size=12)
+
+
+@given(limit=limits, story=numbers)
+def test_however_many_replicas_come_and_go_a_customer_has_its_rate_and_a_burst_for_each_that_came(
+    limit: Limit, story: list[tuple[int, int]]
+) -> None:
+    clock = Clock()
+    replicas: list[Limiter] = []
+    admitted, bursts = 0, 0.0
+    for count, tenths in story:
+        replicas = replicas[:count]
+        for each in replicas:
+            each.share = 1 / count
+        new = [Limiter(share=1 / count, limits={"acme": limit}, clock=clock) for _ in range(count - len(replicas))]
+        # Each has a burst of its share when it comes, of at least one request; whose share grows gets that much more.
+        bursts += count * max(1.0, limit.burst / count)
+        replicas = replicas + new
+        for _ in range(tenths):
+            clock.now += 0.1
+            for each in replicas:
+                while each.wait_of("acme") == 0:
+                    admitted += 1
+    seconds = sum(tenths for _, tenths in story) / 10
+    assert admitted <= limit.rate * seconds + bursts + 1e-6
+    assert admitted >= min(1, limit.burst)
+
+
+def test_the_rate_is_the_same_with_any_number_of_replicas() -> None:
+    clock, limit = Clock(), Limit.of(50, 5)
+    replicas: list[Limiter] = []
+    for count in (1, 4, 2, 8, 3):
+        replicas = [*replicas, *(Limiter(limits={"acme": limit}, clock=clock) for _ in range(count))][:count]
+        for each in replicas:
+            each.share = 1 / count
+        admitted = 0
+        for _ in range(2000):
+            clock.now += 0.01
+            admitted += sum(each.wait_of("acme") == 0 for each in replicas)
+        assert admitted == pytest.approx(50 * 20, abs=2 * 8)

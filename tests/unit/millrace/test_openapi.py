@@ -20,6 +20,7 @@ from millrace.open_inference.paths import PATHS
 from millrace.openapi import document
 from millrace.requests import RequestContract
 from millrace.spec import PipelineSpec
+from millrace.traces.context import new_traceparent
 from tests.unit.fuzz.material import mutated
 from tests.unit.millrace.open_inference import wire
 from tests.unit.millrace.open_inference.specs import LABELS, make_spec
@@ -91,6 +92,18 @@ def test_it_has_every_path_of_the_service() -> None:
         assert ("security" in operation) == (method == "post" or path == "/metrics")
     assert DOCUMENT["servers"] == [{"url": "/v1/tiny"}]
     assert DOCUMENT["info"]["version"] == "7"
+
+
+def test_predictions_are_traced_and_nothing_else() -> None:
+    for path, _, operation in operations():
+        taken = {parameter["$ref"].rpartition("/")[2] for parameter in operation["parameters"]}
+        is_traced = {"TraceParent", "TraceState"} <= taken
+        assert is_traced == ("traceparent" in operation["responses"].get("200", {}).get("headers", {}))
+        assert is_traced == path.endswith(("/predict", "/infer"))
+    header = DOCUMENT["components"]["headers"]["TraceParent"]["schema"]
+    for sent in (new_traceparent().decode(), *header["examples"]):
+        assert jsonschema.Draft202012Validator(header).is_valid(sent)
+    assert not jsonschema.Draft202012Validator(header).is_valid("00-1-2-01")
 
 
 def test_problems_have_the_statuses_of_their_errors() -> None:

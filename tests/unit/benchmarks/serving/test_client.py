@@ -84,7 +84,7 @@ def run(plan: dict[str, Any], answers: list[bytes | None]) -> dict[str, Any]:
         clients = Clients(answers, last=20)
         server = await asyncio.get_running_loop().create_server(lambda: Server(clients), "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        load = Load({"host": "127.0.0.1", "port": port, "head": HEAD, "tail": "", "first": 0, **plan})
+        load = Load({"host": "127.0.0.1", "port": port, "heads": [HEAD], "tail": "", "first": 0, **plan})
         async with server:
             found = await (load.run_open() if plan["kind"] == "open" else load.run_closed())
             while clients.open:  # the client has closed its ends
@@ -126,8 +126,15 @@ def test_where_nobody_listens_each_request_fails() -> None:
         port = server.sockets[0].getsockname()[1]
         server.close()
         await server.wait_closed()
-        return await Load({"host": "127.0.0.1", "port": port, "head": HEAD, "tail": "", "first": 0, **OPEN}).run_open()
+        return await Load(
+            {"host": "127.0.0.1", "port": port, "heads": [HEAD], "tail": "", "first": 0, **OPEN}
+        ).run_open()
 
     found = asyncio.run(measure())
     assert found["problems"] == {"no connection (ConnectionRefusedError)": 20}
     assert found["p99_ms"] is None
+
+
+def test_callers_with_other_headers_ask_in_turn() -> None:
+    load = Load({"heads": ["a", "b", "c"], "tail": "", "first": 0})
+    assert [body[:1] for body in itertools.islice(load._bodies(), 7)] == [b"a", b"b", b"c", b"a", b"b", b"c", b"a"]

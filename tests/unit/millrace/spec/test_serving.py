@@ -29,6 +29,8 @@ def test_only_the_most_must_be_said() -> None:
         ({"autoscaling": {"min_replicas": 0, "max_replicas": 2}}, "greater than or equal to 1"),
         ({"autoscaling": {"max_replicas": 2, "cool_down_seconds": 1.0}}, "greater than or equal to 5"),
         ({"latency_target_ms": 0.0}, "greater than 0"),
+        ({"customer_quota": 0}, "greater than or equal to 1"),
+        ({"trace_days": 0.0}, "greater than 0"),
     ],
 )
 def test_contradictions_are_refused(change: dict[str, Any], message: str) -> None:

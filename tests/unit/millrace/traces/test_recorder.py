@@ -8,9 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from datetime import timedelta
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pyarrow.parquet as pq
@@ -18,12 +21,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millrace import log_tables
 from millrace.errors import DataError
+from millrace.faults import FOLDER, Fault, Schedule
 from millrace.traces.recorder import BLOCK, Recorder
 from millrace.traces.records import STAGES, Call, Record
 from millrace.traces.table import TRACES, header, read_traces, record_of, to_table
 from millrace.window import Window
 from tests.unit.millrace.traces.material import PARENT, block_of, continued_record, record, records
+from tests.waiting import until
 
 NEVER_FLUSHED = 1e6
 
@@ -187,6 +193,119 @@ def test_what_was_written_outlives_a_kill(tmp_path: Path) -> None:
     assert len(read_traces(tmp_path)) == 5
     Recorder(tmp_path, "tiny").close()
     assert len(pq.read_table(tmp_path / TRACES)) == 5
+
+
+def aged(path: Path, seconds: float) -> Path:
+    """The segment as if it had been opened and closed so long ago."""
+    moment = time.time() - seconds
+    old = path.with_name(f"{datetime.fromtimestamp(moment, UTC):%Y%m%dT%H%M%S%f}-{path.name.partition('-')[2]}")
+    path.rename(old)
+    os.utime(old, (moment, moment))
+    return old
+
+
+def test_traces_are_removed_when_they_are_too_old(recorder: Recorder, tmp_path: Path) -> None:
+    folder = tmp_path / TRACES
+    old: set[Path] = set()
+    for age in (1000, 500, 10):
+        recorder.add(record(request_id=f"{age}"))
+        recorder.rotate()
+        (new,) = set(folder.glob("*.parquet")) - old
+        old.add(aged(new, age))
+    recorder.add(record(request_id="open"))
+    recorder.flush()
+
+    def left() -> set[str]:
+        return set(read_traces(tmp_path)["request_id"])
+
+    recorder.expire()
+    assert left() == {"1000", "500", "10", "open"}, "nobody has said how long they are kept"
+    recorder.keep_seconds = 700.0
+    recorder.expire()
+    assert left() == {"500", "10", "open"}
+    recorder.keep_seconds = 0.001
+    recorder.expire()
+    assert left() == {"open"}
+
+
+def test_a_segment_is_as_old_as_its_newest_trace(recorder: Recorder, tmp_path: Path) -> None:
+    """One that a killed writer left is closed long after it was opened."""
+    recorder.add(record())
+    recorder.rotate()
+    (path,) = (tmp_path / TRACES).glob("*.parquet")
+    old = aged(path, 1000)
+    os.utime(old)
+    recorder.keep_seconds = 500.0
+    recorder.expire()
+    assert old.exists()
+
+
+def test_the_thread_looks_by_itself(tmp_path: Path) -> None:
+    with closing(Recorder(tmp_path, "tiny", flush_seconds=0.01)) as recorder:
+        recorder.add(record())
+        recorder.rotate()
+        (path,) = (tmp_path / TRACES).glob("*.parquet")
+        old = aged(path, 1000)
+        recorder.keep_seconds = 500.0
+        until(lambda: not old.exists(), "the removal")
+
+
+def test_what_cannot_be_removed_keeps_no_trace_from_being_written(
+    recorder: Recorder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder.keep_seconds = 1.0
+    (tmp_path / TRACES).rmdir()
+    recorder.expire()
+    assert "old traces in" in caplog.text
+
+
+@pytest.mark.parametrize("action", ["kill", "fail"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_who_dies_at_a_removal_leaves_the_others(action: Any, moment: Any, tmp_path: Path) -> None:
+    with closing(Recorder(tmp_path, "tiny", flush_seconds=NEVER_FLUSHED)) as recorder:
+        for number in range(3):
+            recorder.add(record(request_id=f"{number}"))
+            recorder.rotate()
+    for path in sorted((tmp_path / TRACES).glob("*.parquet")):
+        aged(path, 1000)
+    faults = tmp_path / "faults"
+    Schedule(faults, (Fault("log.expire", moment, action, nth=2),)).write()
+    dies = """
+import sys
+from pathlib import Path
+from millrace.traces.recorder import Recorder
+recorder = Recorder(Path(sys.argv[1]), "tiny", flush_seconds=1e6)
+recorder.keep_seconds = 500.0
+recorder.expire()
+recorder.close()
+"""
+    command = [sys.executable, "-c", dies, str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | {FOLDER: str(faults)}, capture_output=True, check=False)
+    assert done.returncode == (-signal.SIGKILL if action == "kill" else 0), done.stderr
+    assert len(read_traces(tmp_path)) == (2 if moment == "before" else 1)
+    again = Recorder(tmp_path, "tiny", flush_seconds=NEVER_FLUSHED)
+    again.keep_seconds = 500.0
+    again.expire()
+    again.close()
+    assert len(read_traces(tmp_path)) == 0
+
+
+def test_a_reader_whose_files_are_removed_meanwhile_reads_what_is_left(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        recorder.add(record(request_id=f"{number}"))
+        recorder.rotate()
+    listed = log_tables._segments
+
+    def then_removed(folder: Path, to_table: Any) -> Any:
+        found = listed(folder, to_table)
+        for path in found[0][:-1]:
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(log_tables, "_segments", then_removed)
+    assert read_traces(tmp_path)["request_id"].tolist() == ["1"]
 
 
 @pytest.mark.parametrize(

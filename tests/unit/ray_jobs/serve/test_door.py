@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from millrace.errors import ForeignRequestError, ServiceError, TooManyRequestsEr
 from millrace.inference_log import read_answers
 from millrace.keys import KeyFile
 from millrace.limits import Limit
+from millrace.quotas import Usage, day_of
 from millrace.settings import Settings
+from millrace.spec.serving import AutoscalingSpec, CustomerLimitSpec
 from ray_jobs.serve.door import NOBODY, Door
 from ray_jobs.serve.service import PredictionService
 
@@ -182,7 +186,8 @@ def test_a_customer_has_one_limit_over_all_its_keys(keys: KeyFile) -> None:
     assert door.check([HOME, bearer(foreign)]) == "umbrella"
     keys.limit("acme", None)
     assert door.check([HOME, bearer(one)]) == "acme", "a change needs no restart"
-    door.divide(Limit.of(0.001, 4), replicas=4)
+    door.allow(Limit.of(0.001, 4), quota=None)
+    door.divide(replicas=4)
     with pytest.raises(TooManyRequestsError, match=r"0\.001 requests a second, 4 at once"):
         door.check([HOME, bearer(other)])
 
@@ -207,6 +212,106 @@ def test_a_refusal_says_when_to_ask_again_and_an_answer_is_the_customers(world: 
     assert refused.json()["type"] == "urn:millrace:error:too-many-requests"
     log = read_answers(world.log_folder, world.pipeline.spec.data)
     assert log["customer"].tolist() == ["acme"]
+
+
+def test_a_limit_is_divided_by_the_replicas_that_run_and_until_they_are_known_by_the_fewest(
+    world: Any, keys: KeyFile
+) -> None:
+    autoscaling = AutoscalingSpec(min_replicas=2, max_replicas=20)
+    limit = CustomerLimitSpec(rate=0.001, burst=12)
+    spec = world.pipeline.spec
+    serving = spec.serving.model_copy(update={"autoscaling": autoscaling, "customer_limit": limit})
+    target = world.publish("1", spec=spec.model_copy(update={"serving": serving}))
+    headers = [HOME, bearer(keys.create("acme")[1])]
+
+    def admitted(told_before: int | None, told_after: int | None) -> int:
+        door = Door.of(Settings(keys_file=keys.path))
+        service = PredictionService(world.pipeline, world.store, world.log_folder, door=door)
+        if told_before is not None:
+            service.divide(told_before)
+        asyncio.run(service.load(target))
+        if told_after is not None:
+            service.divide(told_after)
+        count = 0
+        with contextlib.suppress(TooManyRequestsError):
+            while count < 50:
+                door.check(headers)
+                count += 1
+        service.close()
+        return count
+
+    assert admitted(None, None) == 6
+    assert admitted(None, 4) == 3
+    assert admitted(4, None) == 3, "a version that is loaded later changes nothing"
+    assert admitted(4, 1) == 12
+
+
+def test_a_quota_counts_predictions_until_midnight_and_no_outcomes(world: Any, keys: KeyFile, tmp_path: Path) -> None:
+    usage = Usage(tmp_path / "usage")
+    door = Door.of(Settings(keys_file=keys.path), usage)
+    service = PredictionService(world.pipeline, world.store, world.log_folder, door=door)
+    _, key = keys.create("acme")
+    keys.limit("acme", None, 3)
+
+    async def ask(path: str, body: Any) -> httpx.Response:
+        transport = httpx.ASGITransport(service)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+            return await client.post(path, json=body, headers={"authorization": f"Bearer {key}"})
+
+    nothing: dict[str, Any] = {"rows": []}
+
+    async def story() -> list[httpx.Response]:
+        failed = [await ask("/predict", BODY) for _ in range(5)]
+        assert {answer.status_code for answer in failed} == {503}, "no version is loaded: that costs nothing"
+        await service.load(world.publish("1"))
+        return [await ask("/predict", body) for body in (BODY, nothing, BODY, BODY)]
+
+    before = day_of(time.time())
+    answers = asyncio.run(story())
+    *_, refused = answers
+    if day_of(time.time()) != before:
+        pytest.skip("it is midnight")
+    assert [answer.status_code for answer in answers] == [200, 422, 200, 429], "what breaks the contract counts"
+    assert refused.json()["rule"] == "quota"
+    assert refused.json()["allowed"] == "3 requests a day (UTC)"
+    left = 86_400 - time.time() % 86_400
+    assert left - 1 <= int(refused.headers["retry-after"]) <= left + 60
+    outcome = {"outcomes": [{"request_id": answers[0].json()["request_id"], "row": 0, "label": 1}]}
+    assert asyncio.run(ask("/outcomes", outcome)).status_code == 202
+    assert usage.used(before) == {"acme": 3}
+    service.close()
+
+
+def test_the_quota_of_the_spec_is_for_who_has_none_and_is_given_back_at_the_end(
+    world: Any, keys: KeyFile, tmp_path: Path
+) -> None:
+    usage = Usage(tmp_path / "usage")
+    spec = world.pipeline.spec
+    spec = spec.model_copy(update={"serving": spec.serving.model_copy(update={"customer_quota": 1000})})
+    acme, umbrella = (keys.create(name)[1] for name in ("acme", "umbrella"))
+    keys.limit("umbrella", None, 1)
+
+    def replica() -> list[int]:
+        door = Door.of(Settings(keys_file=keys.path), usage)
+        service = PredictionService(world.pipeline, world.store, world.log_folder, door=door)
+
+        async def story() -> list[int]:
+            await service.load(world.publish("1", spec=spec))
+            transport = httpx.ASGITransport(service)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+                headers = [{"authorization": f"Bearer {key}"} for key in (acme, acme, acme, umbrella, umbrella)]
+                return [(await client.post("/predict", json=BODY, headers=each)).status_code for each in headers]
+
+        found = asyncio.run(story())
+        service.close()
+        return found
+
+    before = day_of(time.time())
+    assert replica() == [200, 200, 200, 200, 429]
+    assert usage.used(before) == {"acme": 3, "umbrella": 1}
+    assert replica() == [200, 200, 200, 429, 429], "the next process knows"
+    if day_of(time.time()) == before:
+        assert usage.used(before) == {"acme": 6, "umbrella": 1}
 
 
 def test_what_is_about_all_customers_is_for_who_runs_the_service(world: Any, keys: KeyFile, tmp_path: Path) -> None:

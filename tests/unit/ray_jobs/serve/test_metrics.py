@@ -25,6 +25,21 @@ for line in sys.argv[2:]:
     metrics.count_batch(version, waited=0.003, batch_rows=6, cached_rows=max(0, int(rows) - 1))
 print(metrics.text().decode())
 """
+_SHADOW = """
+import sys
+from pathlib import Path
+from ray_jobs.serve.metrics import ShadowMetrics
+metrics = ShadowMetrics("tiny", Path(sys.argv[1]))
+for outcome in ("answered", "answered", "failed", "dropped"):
+    metrics.count("2", outcome)
+"""
+_GAUGES = """
+import sys
+from pathlib import Path
+from ray_jobs.serve.metrics import Metrics
+from ray_jobs.serve.replicas import ReplicaCounts
+print(Metrics("tiny", Path(sys.argv[1])).text(ReplicaCounts(wanted=4, running=3)).decode())
+"""
 
 
 def replica(folder: Path, *requests: str) -> str:
@@ -113,3 +128,23 @@ def test_batches_are_counted_by_version(tmp_path: Path) -> None:
     assert value(text, "millrace_batch_rows_bucket", **which, le="8.0") == 2
     assert value(text, "millrace_wait_seconds_bucket", **which, le="0.005") == 2
     assert value(text, "millrace_cached_rows_total", **which) == 2
+
+
+def test_how_many_replicas_there_are_is_told_beside_what_they_counted(tmp_path: Path) -> None:
+    assert value(replica(tmp_path, "1 acme 200 1 0.004"), "millrace_replicas_wanted") is None
+    done = subprocess.run([sys.executable, "-c", _GAUGES, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert value(done.stdout, "millrace_replicas_wanted", pipeline="tiny") == 4
+    assert value(done.stdout, "millrace_replicas_running", pipeline="tiny") == 3
+    assert value(done.stdout, "millrace_requests_total", customer="acme") == 1
+
+
+def test_what_a_shadow_does_is_told_by_the_replicas(tmp_path: Path) -> None:
+    for turn in (1, 2):
+        subprocess.run([sys.executable, "-c", _SHADOW, str(tmp_path)], check=True)
+        text = replica(tmp_path, "1 acme 200 1 0.004")
+        which = {"pipeline": "tiny", "version": "2"}
+        found = [
+            value(text, "millrace_shadow_requests_total", **which, outcome=outcome)
+            for outcome in ("answered", "failed", "dropped")
+        ]
+        assert found == [2 * turn, turn, turn]

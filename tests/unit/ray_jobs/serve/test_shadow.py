@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -95,6 +96,8 @@ def test_too_much_at_once_and_what_is_late_is_dropped_and_counted(
 ) -> None:
     clock = Clock()
     shadow = make_shadow(clock=clock)
+    counted: Counter[tuple[str, str]] = Counter()
+    shadow.count = lambda *what: counted.update([what])
     monkeypatch.setattr(module, "MOST_ROWS", 4)
     for _ in range(5):
         ask("POST", "/predict", json={"rows": ROWS})
@@ -111,6 +114,7 @@ def test_too_much_at_once_and_what_is_late_is_dropped_and_counted(
     clock.ahead = 0.0
     ask("POST", "/predict", json={"rows": ROWS})
     assert shadow.look() == 1
+    assert counted == {("2", "answered"): 3, ("2", "dropped"): 3 + 4}
 
 
 @pytest.mark.usefixtures("serving")
@@ -134,6 +138,8 @@ def test_a_request_on_which_the_model_fails_takes_no_other_along(
     ask: Ask, world: World, make_shadow: Callable[..., Shadow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shadow = make_shadow()
+    counted: Counter[tuple[str, str]] = Counter()
+    shadow.count = lambda *what: counted.update([what])
     predict = shadow.version.predictor.predict
 
     def fails_below_zero(batch: Any) -> Any:
@@ -146,6 +152,7 @@ def test_a_request_on_which_the_model_fails_takes_no_other_along(
         ask("POST", "/predict", json={"rows": [row]})
     assert shadow.look() == 2
     assert mirrored(world)["error"].tolist() == ["", "ValueError", ""]
+    assert counted == {("2", "answered"): 2, ("2", "failed"): 1}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])

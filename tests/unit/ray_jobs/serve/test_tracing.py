@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import jsonschema
 import pandas as pd
 import pytest
 
+from millrace.openapi import document
 from millrace.traces.records import STAGES
 from millrace.traces.table import read_traces
 from ray_jobs.serve.service import PredictionService, _Asked
@@ -48,6 +50,25 @@ def test_a_prediction_leaves_a_trace_that_its_answer_names(service: PredictionSe
     assert (trace["batch_rows"], trace["cached_rows"]) == (2, 0)
     assert sum(trace[f"{stage}_us"] for stage in STAGES) == trace["duration_us"] > 0
     assert trace["execute_us"] > 0
+
+
+def test_the_header_is_as_the_document_says_of_answers_and_refusals(service: PredictionService, ask: Ask) -> None:
+    components = document(service.pipeline.spec, "1")["components"]
+    schema = components["headers"]["TraceParent"]["schema"]
+    for body, status in (({"rows": [ROW]}, 200), ({"rows": []}, 422)):
+        answer = ask("POST", "/predict", json=body, headers={"traceparent": PARENT})
+        assert answer.status_code == status
+        jsonschema.Draft202012Validator(schema).validate(answer.headers["traceparent"])
+    assert "traceparent" not in ask("GET", "/health").headers
+
+
+def test_traces_are_kept_as_long_as_the_version_that_answers_says(service: PredictionService, world: World) -> None:
+    assert service._traces is not None
+    assert service._traces.recorder.keep_seconds == 7 * 86_400
+    spec = world.pipeline.spec
+    longer = spec.model_copy(update={"serving": spec.serving.model_copy(update={"trace_days": 30.0})})
+    asyncio.run(service.load(world.publish("2", spec=longer)))
+    assert service._traces.recorder.keep_seconds == 30 * 86_400
 
 
 def test_a_trace_goes_on(service: PredictionService, ask: Ask, world: World) -> None:
