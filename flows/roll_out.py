@@ -48,6 +48,7 @@ def show_rollout(settings: Settings, name: str) -> dict[str, Any]:
         "version": rollout.version,
         "champion": rollout.champion,
         "entry": rollout.id,
+        "flow_run": rollout.shares[current].actor if current is not None else None,
         "begun_at": rollout.begun.at.isoformat(),
         "outcome": rollout.outcome or "going on",
         "ended_at": None if ended is None else ended.at.isoformat(),

@@ -166,7 +166,7 @@ def begin(
 def decided(
     rollout: Rollout, step: int, decision: RolloutDecision, until: int, verdict: Mapping[str, Any], run: str
 ) -> Fact:
-    """The entry of what was decided at the end of `step`, by what was answered `until` then (microseconds from 1970)."""
+    """The entry of what was decided at the end of `step`, by what was answered `until` then (us since 1970)."""
     detail = {
         "rollout": rollout.id,
         "step": step,

@@ -9,6 +9,7 @@ from contextvars import copy_context
 from typing import Any
 
 from millrace.canary import Finding, RolloutDecision
+from millrace.canary.findings import UNDECIDED
 from millrace.canary.watch import CanaryWatch
 from millrace.ledger import Entry
 from millrace.logs import get_logger
@@ -29,21 +30,24 @@ class CanaryNews:
         self._pipeline, self._clock = pipeline, clock
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="canary-news")
         self._future: Future[None] | None = None
+        self._standings: dict[str, tuple[str, bool]] = {}
         self._told: object = None
         self._at = float("-inf")
 
     def tell(self, rollout: Rollout, watch: CanaryWatch, decision: RolloutDecision) -> None:
         """Publish where it stands, if that is news."""
         findings = watch.test.findings()
-        news = (watch.test.step, decision.move, [(found.standing, found.suspected) for found in findings])
-        is_news = news != self._told
-        if (not is_news and self._clock() - self._at < PAUSE_SECONDS) or not self._is_free:
+        standings = {found.metric: (found.standing, found.suspected) for found in findings}
+        for found in findings:
+            if standings[found.metric] != self._standings.get(found.metric, (UNDECIDED, False)):
+                get_logger().info(found.reason, e_value=f"{found.e_value:.3g}")
+        self._standings = standings
+        news = (watch.test.step, decision.move, standings)
+        if (news == self._told and self._clock() - self._at < PAUSE_SECONDS) or not self._is_free:
             return
         self._told, self._at = news, self._clock()
         number, steps = watch.test.step, rollout.spec.steps
         told = f"step {number + 1} of {len(steps)}, {steps[number].share:.2%} of the requests"
-        for found in findings if is_news else ():
-            get_logger().info(found.reason, e_value=f"{found.e_value:.3g}", standing=found.standing)
         self._publish(f"Version {rollout.version}: {told}", described(rollout, told, decision.reason, findings))
 
     def end(self, rollout: Rollout, ended: Entry) -> None:

@@ -67,7 +67,8 @@ def begin_rollout(run: Run, version: Version, evaluation: Evaluation) -> str | N
     """Begin the rollout of `version`, or find it; the reconciler starts its flow.
 
     Returns:
-        None where nothing is to be rolled out; else the training's outcome: `ROLLING_OUT`, or how an earlier rollout of this version beside this champion ended.
+        None where nothing is to be rolled out; else the training's outcome: `ROLLING_OUT`, or how an earlier rollout of
+        this version beside this champion ended.
 
     Raises:
         ApprovalError: the spec asks for an approval, and this package has none that counts now.

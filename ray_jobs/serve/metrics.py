@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -92,16 +92,25 @@ class Metrics:
         if cached_rows:
             cached.inc(cached_rows)
 
-    def text(self) -> bytes:
-        """The series of all replicas, in Prometheus' text format."""
+    def text(self, shares: Mapping[str, float] | None = None) -> bytes:
+        """The series of all replicas, in Prometheus' text format; `shares`, by version, are the same in all of them."""
         from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.core import GaugeMetricFamily
         from prometheus_client.multiprocess import MultiProcessCollector
+
+        # It is what is so just now, and counts nothing: it needs no file.
+        share = GaugeMetricFamily(
+            "millrace_traffic_share", "Share of the requests that a version answers.", labels=("pipeline", "version")
+        )
+        for version, value in sorted((shares or {}).items()):
+            share.add_metric((self.pipeline, version), value)
 
         registry = CollectorRegistry()
         with FileLock(self.folder / ".lock"):
             # A file is empty for the moment between its making and its first series.
             files = [str(path) for path in self.folder.glob("*.db") if path.stat().st_size]
-            registry.register(_Merged(MultiProcessCollector.merge(files)))  # type: ignore[no-untyped-call]
+            merged = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+            registry.register(_Merged([*merged, share]))
             return bytes(generate_latest(registry))
 
     @cached_property

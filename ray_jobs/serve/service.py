@@ -419,7 +419,8 @@ class PredictionService:
     async def _metrics_text(self, body: bytes, asked: _Asked) -> Reply:
         if self._metrics is None:
             raise NoRouteError("this service keeps no metrics", next="give it a folder for them")
-        return Reply(200, self._metrics.text(), metrics.CONTENT_TYPE)
+        shares = {} if self._live is None else self._live.plan.rules.shares
+        return Reply(200, self._metrics.text(shares), metrics.CONTENT_TYPE)
 
     async def _describe(self, body: bytes, asked: _Asked) -> Reply:
         live = self._current()
