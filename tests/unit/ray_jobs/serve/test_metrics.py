@@ -23,7 +23,7 @@ for line in sys.argv[2:]:
     version, customer, status, rows, seconds = line.split()
     metrics.count(version, customer, outcome_of(int(status), None), int(rows), float(seconds))
     metrics.count_batch(version, waited=0.003, batch_rows=6, cached_rows=max(0, int(rows) - 1))
-print(metrics.text().decode())
+print(metrics.text({"1": 0.95, "2": 0.05}).decode())
 """
 
 
@@ -113,3 +113,10 @@ def test_batches_are_counted_by_version(tmp_path: Path) -> None:
     assert value(text, "millrace_batch_rows_bucket", **which, le="8.0") == 2
     assert value(text, "millrace_wait_seconds_bucket", **which, le="0.005") == 2
     assert value(text, "millrace_cached_rows_total", **which) == 2
+
+
+def test_the_share_of_each_version_is_told_and_kept_in_no_file(tmp_path: Path) -> None:
+    for text in (replica(tmp_path, "1 acme 200 1 0.004"), replica(tmp_path)):
+        assert value(text, "millrace_traffic_share", pipeline="tiny", version="1") == 0.95
+        assert value(text, "millrace_traffic_share", pipeline="tiny", version="2") == 0.05
+    assert not [path for path in tmp_path.iterdir() if "gauge" in path.name]
