@@ -179,7 +179,7 @@ def outcome_of(status: int, error: Exception | None) -> str:
     return LIMITED if status == TooManyRequestsError.http_status else OUTCOMES[status // 100]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Merged:
     """Series that were read from files, as a registry wants them."""
 
