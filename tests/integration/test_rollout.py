@@ -188,7 +188,6 @@ def test_a_bad_version_is_taken_off(
     number: int,
     tests: list[str],
     metric: str,
-    record_property: Callable[[str, object], None],
 ) -> None:
     with Callers(live_settings) as callers:
         done = ended(ledger, begin(live_settings, millrace, ledger, trouble, number, tests))
@@ -196,7 +195,6 @@ def test_a_bad_version_is_taken_off(
         begun = len(callers.answered)
         until(lambda: len(callers.answered) > begun + 100, "more answers")
     seconds = seconds_to_off(ledger, done)
-    record_property(f"{metric}: seconds from verdict to traffic off", seconds)
     assert done.outcome == "rejected"
     assert seconds <= OFF_SECONDS
     verdict = done.decisions[max(done.decisions)].detail["verdict"]
