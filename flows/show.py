@@ -58,6 +58,8 @@ def training(answer: Mapping[str, Any]) -> None:
         table.add_row("trained", trained)
     for reason in answer["reasons"]:
         table.add_row("", reason)
+    if answer["outcome"] == "rolling out":
+        table.add_row("its way", f"millrace rollout {answer['pipeline']}")
     for model, metrics in (answer["evaluation"] or {}).items():
         table.add_row(model, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     _out().print(table)

@@ -189,8 +189,9 @@ def test_a_bad_version_is_taken_off(
     tests: list[str],
     metric: str,
 ) -> None:
+    rollout = begin(live_settings, millrace, ledger, trouble, number, tests)
     with Callers(live_settings) as callers:
-        done = ended(ledger, begin(live_settings, millrace, ledger, trouble, number, tests))
+        done = ended(ledger, rollout)
         before = len(callers.failed)
         begun = len(callers.answered)
         until(lambda: len(callers.answered) > begun + 100, "more answers")
@@ -212,8 +213,8 @@ def test_a_bad_version_is_taken_off(
 def test_one_that_is_cancelled_stays_until_a_person_decides(
     champion: str, live_settings: Settings, millrace: Millrace, ledger: Ledger
 ) -> None:
+    begun = begin(live_settings, millrace, ledger, "", 3, ["failures"])
     with Callers(live_settings) as callers:
-        begun = begin(live_settings, millrace, ledger, "", 3, ["failures"])
         until(lambda: rollouts.again(ledger, begun).shares, "the first share")
         run = rollouts.again(ledger, begun).shares[0].actor
         url = f"{live_settings.prefect_api_url}/flow_runs/{run}/set_state"
@@ -241,8 +242,8 @@ def test_one_that_is_cancelled_stays_until_a_person_decides(
 def test_a_good_version_goes_all_the_way_also_when_its_flow_is_killed(
     champion: str, live_settings: Settings, millrace: Millrace, ledger: Ledger
 ) -> None:
+    begun = begin(live_settings, millrace, ledger, "", 4, ["failures", "latency", "quality"])
     with Callers(live_settings) as callers:
-        begun = begin(live_settings, millrace, ledger, "", 4, ["failures", "latency", "quality"])
         until(lambda: 1 in rollouts.again(ledger, begun).shares, "the second share")
         run = rollouts.again(ledger, begun).shares[1].actor
         (beat,) = [beat for beat in ledger.heartbeats.all() if beat.run == run]
