@@ -8,12 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
 
-from millrace.canary import Finding, RolloutDecision
+from millrace.canary import Finding, RolloutDecision, Standing
 from millrace.canary.findings import UNDECIDED
 from millrace.canary.watch import CanaryWatch
 from millrace.ledger import Entry
 from millrace.logs import get_logger
 from millrace.rollouts import Rollout
+from millrace.spec.rollout import CanaryMetric
 from tasks import artifacts
 
 PART = "canary"
@@ -30,7 +31,7 @@ class CanaryNews:
         self._pipeline, self._clock = pipeline, clock
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="canary-news")
         self._future: Future[None] | None = None
-        self._standings: dict[str, tuple[str, bool]] = {}
+        self._standings: dict[CanaryMetric, tuple[Standing, bool]] = {}
         self._told: object = None
         self._at = float("-inf")
 

@@ -12,7 +12,17 @@ from millrace.ledger import Fact, Heartbeat, Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings
 from tasks.liveness import runs_here
-from tasks.prefect_api import FlowRun, FlowState, flow_runs, flow_state, mark_crashed, mark_running, retry
+from tasks.prefect_api import (
+    FlowRun,
+    FlowState,
+    flow_runs,
+    flow_state,
+    mark_cancelled,
+    mark_crashed,
+    mark_running,
+    retry,
+    was_cancelled,
+)
 from tasks.run_kinds import ABANDONED, LOCAL, RESUMED
 
 #: Seconds without a beat after which a run is dead; longer where its process is seen to live: it may be stopped.
@@ -56,8 +66,9 @@ class Reviver:
         for run in self._never_born(crashed, born):
             self._see_to(run, self._pipeline_of(run), None)
         for run in {run.id for run in crashed} & (born - set(self._noticed)):
-            # The late report of a process that another one has followed.
-            mark_running(self.settings, run)
+            if not was_cancelled(self.settings, run):
+                # The late report of a process that another one has followed.
+                mark_running(self.settings, run)
 
     def _silent(self, heartbeats: list[Heartbeat]) -> list[Heartbeat]:
         now, silent, seen = self.clock(), [], {}
@@ -90,6 +101,8 @@ class Reviver:
         state = self._state(run)
         if state is None or not state.has_deployment:
             self._abandon(run, pipeline, heartbeat, state, "nobody can start it again: it belongs to no deployment")
+        elif state.state == "CRASHED" and was_cancelled(self.settings, run):
+            self._leave_cancelled(run, heartbeat)
         elif state.state in ("RUNNING", "PENDING", "CRASHED"):
             noticed = self._noticed.get(run, float("-inf"))
             if state.state != "CRASHED" and self.clock() - noticed < REPORT_SECONDS:
@@ -106,6 +119,13 @@ class Reviver:
         elif state.state != "SCHEDULED":
             # It ended, or a person cancelled it, while its process was lost.
             self._forget(run, heartbeat)
+
+    def _leave_cancelled(self, run: str, heartbeat: Heartbeat | None) -> None:
+        """Its worker will say that it was cancelled. If that is gone too, somebody must."""
+        if heartbeat is not None:
+            self.ledger.heartbeats.end(heartbeat)
+        if self.clock() - self._unborn.get(run, self.clock()) >= STUCK_SECONDS:
+            mark_cancelled(self.settings, run)
 
     def _state(self, run: str) -> FlowState | None:
         if run.startswith(LOCAL):
