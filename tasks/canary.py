@@ -105,7 +105,11 @@ def give_share(run: Run, conductor: Conductor, number: int) -> None:
 
 @step
 def watch_step(run: Run, conductor: Conductor, number: int) -> RolloutDecision:
-    """Watch the canary at its share until there is something to decide, and record that."""
+    """Watch the canary at its share until there is something to decide, and record that.
+
+    Returns:
+        The decision; `hold` when somebody else has decided meanwhile, with the reason.
+    """
     ledger, watch = run.ledger, conductor.watch
     rollout = rollouts.again(ledger, conductor.rollout)
     decision = rollout.decision(number)

@@ -29,7 +29,7 @@ class CanaryWatch:
         #: To where the log was taken in, in microseconds since 1970.
         self.until = 0
         self._begin = 0
-        self._step: int | None = None
+        self._step = -1
         age = datetime.now(rollout.begun.at.tzinfo) - rollout.begun.at
         self._log = CanaryLog(
             folder,
@@ -44,12 +44,15 @@ class CanaryWatch:
         """Go on to `step`, whose share was given, through all before it.
 
         Raises:
-            DataError: a segment of the log is damaged.
+            DataError: a segment of the log is damaged; called again, it goes on behind it.
         """
-        while self._step is None or self._step < step:
-            self._start(rollout, 0 if self._step is None else self._step + 1)
-            if self._step != step:
-                self._take(int(rollout.decisions[self._step or 0].detail["until"]))
+        if self._step < 0:
+            self._start(rollout, 0)
+        while self._step < step:
+            # Nothing is left of a step that was watched from here.
+            for poll in self._log.polls(int(rollout.decisions[self._step].detail["until"])):
+                self.test.update(poll.canary, poll.primary)
+            self._start(rollout, self._step + 1)
 
     def look(self, now: float) -> RolloutDecision:
         """What to do at `now` (seconds since 1970), by all that was answered until then.
@@ -80,10 +83,6 @@ class CanaryWatch:
         if step:
             self.test.start_step()
         self._step = step
-
-    def _take(self, until: int) -> None:
-        for poll in self._log.polls(until):
-            self.test.update(poll.canary, poll.primary)
 
     def _decide(self) -> RolloutDecision:
         return decide(self.rollout.spec, self.test, (self.until - self._begin) / 1e6)

@@ -146,3 +146,23 @@ def test_a_damaged_line_is_told_and_the_next_look_goes_on_behind_it(log: Log, ro
         traffic(log, 1.6, 1, 0.25, random.Random(6))
         found.look(now(3))
         assert found.test.step_requests > 90
+
+
+def test_a_damaged_line_in_an_earlier_step_keeps_nobody_from_the_next(log: Log, rollout: Rollout) -> None:
+    traffic(log, 0.6, 3, 0.25, random.Random(7))
+    gone_on = Rollout(
+        rollout.begun,
+        {0: rollout.shares[0], 1: entry(4)},
+        {0: entry(3.6, move="advance", reason="", until=BEGIN + 3_500_000)},
+    )
+    (segment,) = (log.folder / ANSWERS).glob("*.jsonl")
+    with segment.open("ab") as file:
+        file.write(b"{no json\n")
+    with closing(watch(log, gone_on)) as found:
+        with pytest.raises(DataError):
+            found.enter(gone_on, 1)
+        found.enter(gone_on, 1)
+        assert found.test.step == 1
+        traffic(log, 4.6, 2, 0.5, random.Random(8))
+        found.look(now(7))
+        assert found.test.step_requests > 180
