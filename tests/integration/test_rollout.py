@@ -259,7 +259,7 @@ def test_a_good_version_goes_all_the_way_also_when_its_flow_is_killed(
     assert ledger.entries(NAME, "run_resumed", subject=run), "another life has brought it to its end"
     assert sorted(done.shares) == [0, 1, 2]
     assert [entry.detail["move"] for entry in done.decisions.values()] == ["advance", "advance", "complete"]
-    assert done.decisions[2].detail["verdict"]["without_data"] == ["quality"]
+    assert "quality" in done.decisions[2].detail["verdict"]["without_data"], "no outcome was sent"
     assert {version for version, _ in callers.answered[counted + 8 :]} == {done.version}
     serving = ledger.serving(NAME)
     assert serving is not None
