@@ -6,6 +6,7 @@ rollback, a restore or a promotion goes ahead at any time, and ends the rollout.
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -21,6 +22,7 @@ from millrace.logs import get_logger
 from millrace.rollouts import Rollout
 from millrace.traffic_rules import TrafficChange, VersionShare
 from ray_jobs.cluster import connect
+from ray_jobs.serve.deploy import serving
 from tasks.canary_news import CanaryNews
 from tasks.carry_out import is_passing
 from tasks.registry import Version
@@ -80,8 +82,8 @@ def give_share(run: Run, conductor: Conductor, number: int) -> None:
     """
     rollout = rollouts.again(run.ledger, conductor.rollout)
     if number in rollout.shares or rollout.ended is not None:
-        # A later step must find the cluster joined: that takes longer than a bad canary should answer.
-        connect(run.settings)
+        if rollout.ended is None and number == max(rollout.shares):
+            get_ready(run)
         return
     canary = VersionShare(rollout.version, rollout.spec.steps[number].share)
     change = TrafficChange(canary=canary)
@@ -101,6 +103,13 @@ def give_share(run: Run, conductor: Conductor, number: int) -> None:
             raise
     told = {"version": rollout.version, "step": number + 1, "of": len(rollout.spec.steps), "share": canary.share}
     get_logger().info("the canary has a new share", **told, seconds=round(deployed.seconds, 2))
+
+
+def get_ready(run: Run) -> None:
+    """Do ahead what is slow in a process that has not yet changed what serves: a bad canary must not wait for it."""
+    connect(run.settings)
+    importlib.import_module("ray_jobs.serve.app")
+    serving(run.settings, run.pipeline.name)
 
 
 @step

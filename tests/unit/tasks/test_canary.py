@@ -103,8 +103,8 @@ def world(
     world.url = lambda version: "http://mlflow"  # type: ignore[attr-defined]
     for module in (rollout, champion, traffic):
         monkeypatch.setattr(module, "Registry", lambda _: world)
-    for module in (rollout, canary):
-        monkeypatch.setattr(module, "connect", lambda _: None)
+    monkeypatch.setattr(rollout, "connect", lambda _: None)
+    monkeypatch.setattr(canary, "get_ready", lambda _: None)
     monkeypatch.setattr(rollout, "deploy", world.deploy)
     return world
 
@@ -294,6 +294,22 @@ def test_a_kill_between_verdict_and_traffic_takes_the_canary_off_in_the_next_lif
     assert play()["outcome"] == "rejected"
     assert shares(world) == [0.2, None]
     assert callers.looks == looks, "what was decided is not judged again"
+
+
+def test_a_later_life_does_the_slow_things_before_it_judges(
+    world: World, callers: Callers, begun: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill() -> None:
+        raise Killed
+
+    ready: list[int] = []
+    monkeypatch.setattr(canary, "get_ready", lambda _: ready.append(callers.looks))
+    callers.happens = {3: kill}
+    with pytest.raises(Killed):
+        play()
+    assert ready == [], "the change of a share has done them"
+    play()
+    assert ready == [3]
 
 
 def person_rolls_back(world: World) -> None:
