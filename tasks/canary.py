@@ -10,6 +10,7 @@ import importlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from millrace import rollouts
@@ -130,7 +131,10 @@ def watch_step(run: Run, conductor: Conductor, number: int) -> RolloutDecision:
         if found.move == "hold":
             conductor.pause(LOOK_SECONDS)
             continue
-        verdict = watch.test.verdict().as_dict() | {"without_data": watch.without_data}
+        without = watch.without_data
+        if found.move == "complete" and without:
+            found = replace(found, reason=f"{found.reason}; nothing to compare for {' and '.join(without)}")
+        verdict = watch.test.verdict().as_dict() | {"without_data": without}
         entry = ledger.append(rollouts.decided(rollout, number, found, watch.until, verdict, run.id))[0][0]
         # Of two that conduct it by mistake, the first decides for both.
         decision = RolloutDecision(entry.detail["move"], entry.detail["reason"])

@@ -174,7 +174,8 @@ def test_a_good_version_goes_all_the_way(world: World, begun: Rollout, told: lis
     assert [entry.detail["move"] for entry in done.decisions.values()] == ["advance", "complete"]
     assert done.outcome == "promoted"
     assert world.ledger.slots.holder("tiny", "serving") is None
-    assert "quality" in done.decisions[1].detail["verdict"]["without_data"], "no outcome has come"
+    assert done.decisions[1].detail["verdict"]["without_data"] == ["quality"], "no outcome has come"
+    assert found["reasons"][0].endswith("without a breach; nothing to compare for quality")
     states = [made["description"] for made in told if made["key"] == "tiny-canary"]
     assert "step 1 of 2" in states[0]
     assert "promoted" in states[-1]
