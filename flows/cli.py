@@ -182,6 +182,28 @@ def traffic(
 
 
 @app.command()
+def rollout(
+    context: typer.Context,
+    name: Name,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Have one go on whose flow run was cancelled or has failed.")
+    ] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="End it: the champion answers all requests again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the rollout that goes on, or the last one: steps, shares, requests, tests, verdict.
+
+    It goes by the `rollout` section of pipeline.yaml. A rollback or `millrace traffic` ends it, too.
+    """
+    from flows.roll_out import resume_rollout, show_rollout, stop_rollout
+
+    if resume and stop:
+        raise typer.BadParameter("--resume and --stop are two different things")
+    act = resume_rollout if resume else stop_rollout if stop else show_rollout
+    _answer(act(context.obj, name), as_json, "rollout")
+
+
+@app.command()
 def shadow(
     context: typer.Context,
     name: Name,

@@ -8,8 +8,9 @@ from typing import Any
 from millrace.contract import check
 from millrace.encoding import TableInputs, encode
 from millrace.errors import DataError, PackageError
-from millrace.ledger import Ledger
+from millrace.ledger import Entry, Ledger
 from millrace.pipeline import Pipeline, load_pipeline
+from millrace.rollouts import BEGUN, ENDED
 from millrace.settings import Settings
 from millrace.window import Window, period_start
 
@@ -83,7 +84,8 @@ def list_versions(settings: Settings, name: str) -> dict[str, Any]:
     load_pipeline(name, settings.pipelines)
     from tasks.registry import Registry
 
-    decided = {entry.subject: entry.kind for entry in Ledger(settings.ledger).entries(name, "promoted", "refused")}
+    kinds = ("promoted", "refused", BEGUN, ENDED)
+    decided = {entry.subject: _decision(entry) for entry in Ledger(settings.ledger).entries(name, *kinds)}
     return {
         "pipeline": name,
         "versions": [
@@ -91,6 +93,16 @@ def list_versions(settings: Settings, name: str) -> dict[str, Any]:
             for version in Registry(settings).versions(name)
         ],
     }
+
+
+def _decision(entry: Entry) -> str:
+    """What the newest entry about a version says of it."""
+    match entry.kind, entry.detail.get("outcome"):
+        case (kind, _) if kind == BEGUN:
+            return "rolling out"
+        case (kind, outcome) if kind == ENDED:
+            return {"promoted": "promoted", "rejected": "refused"}.get(str(outcome), f"rollout {outcome}")
+    return entry.kind
 
 
 def create(

@@ -60,6 +60,8 @@ def training(answer: Mapping[str, Any]) -> None:
         table.add_row("trained", trained)
     for reason in answer["reasons"]:
         table.add_row("", escape(reason))
+    if answer["outcome"] == "rolling out":
+        table.add_row("its way", escape(f"millrace rollout {answer['pipeline']}"))
     for model, metrics in (answer["evaluation"] or {}).items():
         table.add_row(escape(model), escape(", ".join(f"{name} {value:.4f}" for name, value in metrics.items())))
     _out().print(table)
@@ -105,6 +107,24 @@ def traffic(answer: Mapping[str, Any]) -> None:
     _out().print(table)
     if "switch_seconds" in answer:
         _out().print(f"changed in {answer['seconds']:.1f} s, of which {answer['switch_seconds']:.2f} s to change over")
+
+
+def rollout(answer: Mapping[str, Any]) -> None:
+    outcome = answer["outcome"] if answer["ended_by"] is None else f"{answer['outcome']} by {answer['ended_by']}"
+    title = f"{answer['pipeline']}: version {answer['version']} beside version {answer['champion']}, {outcome}"
+    table = Table("step", "share", "since", "requests", "decided", "why", title=escape(title), title_justify="left")
+    for step in answer["steps"]:
+        since = "" if step["since"] is None else _moment(step["since"])
+        requests = "" if step["requests"] is None else f"{step['requests']:,}"
+        told = (step["decided"] or "", escape(step["reason"] or ""))
+        table.add_row(str(step["step"]), f"{step['share']:.2%}", since, requests, *told)
+    _out().print(table)
+    for test in answer["tests"].values():
+        _out().print(escape(f"{test['reason']}; e-value {test['e_value']:.3g}, a breach at {1 / test['alpha']:,.0f}"))
+    for reason in answer["reasons"]:
+        _out().print(escape(f"{answer['outcome']}: {reason}"))
+    if "serving" in answer:
+        _out().print(f"version {answer['serving']} answers all requests, after {answer['seconds']:.1f} s")
 
 
 def shadow(answer: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from tasks.endpoint import description
 
 _ROOT = Path(__file__).resolve().parent.parent
 _TIMEOUT_SECONDS = 5.0
-_DEPLOYMENTS = 6
+_DEPLOYMENTS = 7
 
 
 def bring_up(settings: Settings, progress: Progress | None = None) -> stack.StackStatus:
@@ -66,7 +66,7 @@ def register_deployments(settings: Settings, progress: Progress) -> None:
     write_atomically(mark, digest.encode())
     progress.line(
         "prefect",
-        "deployments registered: training, respond, monitoring, replay, rollback, restore",
+        "deployments registered: training, respond, monitoring, replay, rollout, rollback, restore",
         progress.seconds - started,
     )
 

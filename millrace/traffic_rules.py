@@ -105,6 +105,15 @@ class TrafficRules:
         """Whether all of it goes to `version`, and no customer is pinned, and nothing is mirrored."""
         return self.answering == {version} and not self.pins and self.canary is None and self.shadow is None
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Version -> its share of the requests that no pin holds."""
+        drawn = self.canary.share if self.canary is not None else 0.0
+        shares = {version: share * (1 - drawn) for version, share in self.division.shares.items()}
+        if self.canary is not None:
+            shares[self.canary.version] = shares.get(self.canary.version, 0.0) + drawn
+        return shares
+
     def pinned(self, customer: str) -> str | None:
         """The version that `customer` is pinned to, or None."""
         return self.pins.get(customer) if self.pins else None

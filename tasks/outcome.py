@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from millrace import rollouts
 from millrace.gate import Evaluation
 from ray_jobs.train.request import TrainResult
 from tasks.champion import serving
@@ -18,13 +19,13 @@ UNCHANGED = "unchanged"
 
 
 def serving_version(run: Run, result: TrainResult) -> Version | None:
-    """The champion, when it is this very package and an earlier run promoted it."""
+    """The champion, when it is this very package and an earlier run promoted it or began its rollout."""
     champion = serving(run)
     if champion is None or champion.package_digest != result.package_digest:
         return None
     by_this_run = any(
         entry.actor == run.id and entry.subject == champion.version
-        for entry in run.ledger.decisions(run.pipeline.name, PROMOTED)
+        for entry in run.ledger.entries(run.pipeline.name, PROMOTED, rollouts.BEGUN)
     )
     return None if by_this_run else champion
 

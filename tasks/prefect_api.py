@@ -125,6 +125,18 @@ def mark_running(settings: Settings, flow_run: str) -> None:
     _set_state(settings, flow_run, "RUNNING", "Running", "it goes on")
 
 
+def mark_cancelled(settings: Settings, flow_run: str) -> None:
+    """Say of a flow run that was told to end that it has."""
+    _set_state(settings, flow_run, "CANCELLED", "Cancelled", "it was cancelled")
+
+
+def was_cancelled(settings: Settings, flow_run: str) -> bool:
+    """Whether somebody cancelled a run that says it crashed: a process that is told to end says so on its way out."""
+    path = f"/flow_run_states/?flow_run_id={flow_run}"
+    states = [state["type"] for state in _ask(settings, "list_states", "GET", path, missing=flow_run)]
+    return next((state for state in reversed(states) if state != "CRASHED"), "") in ("CANCELLING", "CANCELLED")
+
+
 def _set_state(settings: Settings, flow_run: str, kind: str, name: str, message: str) -> None:
     body = {"state": {"type": kind, "name": name, "message": redact(message)}, "force": True}
     _ask(settings, "set_state", "POST", f"/flow_runs/{flow_run}/set_state", body, missing=flow_run)

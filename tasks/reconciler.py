@@ -1,9 +1,9 @@
 """Closes every gap between the ledger and the world: `python -m tasks.reconciler`, a part of the stack.
 
-It answers incidents whose event was lost, has flow runs go on whose process is gone or whose question was answered, has
-the versions serve that the ledger names, asks for a rollback when a new version breaches its guard, and keeps the
-standby that does it and the processes that mirror traffic. All of it may be done twice without harm, so it may be
-killed anywhere, and two of them may run.
+It answers incidents whose event was lost, starts the flow of each rollout that has begun, has flow runs go on whose
+process is gone or whose question was answered, has the versions serve that the ledger names, asks for a rollback when a
+new version breaches its guard, and keeps the standby that does it and the processes that mirror traffic. All of it may
+be done twice without harm, so it may be killed anywhere, and two of them may run.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tasks.approval_watch import ApprovalWatch
 from tasks.guard_watch import GuardWatch
 from tasks.responses import start_training
 from tasks.reviving import Reviver
+from tasks.rollout_watch import RolloutWatch
 from tasks.serving_watch import ServingWatch
 from tasks.shadow_watch import ShadowWatch
 from tasks.standby_watch import StandbyWatch
@@ -79,6 +80,7 @@ def run(settings: Settings, stopped: threading.Event) -> None:
         GuardWatch(settings, ledger),
         standby,
         Reviver(settings, ledger),
+        RolloutWatch(settings, ledger),
         ApprovalWatch(settings, ledger),
         ServingWatch(settings, ledger),
         shadows,

@@ -13,7 +13,17 @@ from millrace.ledger import Fact, Heartbeat, Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings
 from tasks.liveness import runs_here
-from tasks.prefect_api import FlowRun, FlowState, flow_runs, flow_state, mark_crashed, mark_running, retry
+from tasks.prefect_api import (
+    FlowRun,
+    FlowState,
+    flow_runs,
+    flow_state,
+    mark_cancelled,
+    mark_crashed,
+    mark_running,
+    retry,
+    was_cancelled,
+)
 from tasks.run_kinds import ABANDONED, LOCAL, RESUMED, STARTED
 from tasks.turns import each_in_turn
 
@@ -52,10 +62,9 @@ class Reviver:
         each_in_turn(silent, self._see_to_silent)
         born = {heartbeat.run for heartbeat in heartbeats}
         crashed = flow_runs(self.settings, ["CRASHED"], datetime.now(UTC) - _CRASHED_LATELY)
-        # The late reports of processes that other ones have followed.
         late = {run.id for run in crashed} & (born - set(self._noticed))
         turns = [partial(self._see_to_unborn, run) for run in self._never_born(crashed, born)]
-        each_in_turn([*turns, *(partial(mark_running, self.settings, run) for run in late)], lambda turn: turn())
+        each_in_turn([*turns, *(partial(self._see_to_late_report, run) for run in late)], lambda turn: turn())
 
     def _see_to_silent(self, heartbeat: Heartbeat) -> None:
         # One that is stuck on this host would hold what it holds (a lock of the ledger's file) for ever.
@@ -64,6 +73,11 @@ class Reviver:
 
     def _see_to_unborn(self, run: str) -> None:
         self._see_to(run, self._pipeline_of(run), None)
+
+    def _see_to_late_report(self, run: str) -> None:
+        """Of a process that another one has followed."""
+        if not was_cancelled(self.settings, run):
+            mark_running(self.settings, run)
 
     def _silent(self, heartbeats: list[Heartbeat]) -> list[Heartbeat]:
         now, silent, seen = self.clock(), [], {}
@@ -96,6 +110,8 @@ class Reviver:
         state = self._state(run)
         if state is None or not state.has_deployment:
             self._abandon(run, pipeline, heartbeat, state, "nobody can start it again: it belongs to no deployment")
+        elif state.state == "CRASHED" and was_cancelled(self.settings, run):
+            self._leave_cancelled(run, heartbeat)
         elif state.state in ("RUNNING", "PENDING", "CRASHED"):
             noticed = self._noticed.get(run, float("-inf"))
             if state.state != "CRASHED" and self.clock() - noticed < REPORT_SECONDS:
@@ -112,6 +128,13 @@ class Reviver:
         elif state.state != "SCHEDULED":
             # It ended, or a person cancelled it, while its process was lost.
             self._forget(run, heartbeat)
+
+    def _leave_cancelled(self, run: str, heartbeat: Heartbeat | None) -> None:
+        """Its worker will say that it was cancelled. If that is gone too, somebody must."""
+        if heartbeat is not None:
+            self.ledger.heartbeats.end(heartbeat)
+        if self.clock() - self._unborn.get(run, self.clock()) >= STUCK_SECONDS:
+            mark_cancelled(self.settings, run)
 
     def _state(self, run: str) -> FlowState | None:
         if run.startswith(LOCAL):

@@ -7,6 +7,12 @@ the rest, and what a zombie changes outside of the ledger the reconciler sets ri
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from millrace import rollouts
+from millrace.approvals import requests
 from millrace.errors import ApprovalError, ConflictError
 from millrace.gate import Evaluation
 from millrace.ledger import Entry, Fact
@@ -25,13 +31,14 @@ from tasks.run_kinds import PROMOTED
 from tasks.slots import holding
 
 REFUSED = "refused"
+ROLLING_OUT = "rolling out"
 ROLLED_BACK = "rolled_back"
 
 
 def settle(run: Run, version: Version, evaluation: Evaluation) -> str | None:
-    """Let `version` serve if its verdict says so. None when another version serves by now than it was judged against:
-    then it must be judged again. What an earlier life of the run promoted, and somebody replaced since, stays replaced.
-    """
+    """Let `version` serve if its verdict says so, or begin its rollout where the spec asks for one. None when another
+    version serves by now than it was judged against: then it must be judged again. What an earlier life of the run
+    promoted, and somebody replaced since, stays replaced."""
     with holding(run, "serving") as held:
         promoted = held.ledger.entries(held.pipeline.name, PROMOTED, subject=version.version)
         if any(entry.actor == held.id and _is_replaced(held, entry) for entry in promoted):
@@ -42,6 +49,8 @@ def settle(run: Run, version: Version, evaluation: Evaluation) -> str | None:
         if not evaluation.verdict.passed:
             refuse_version(held, version, evaluation)
             return REFUSED
+        if champion is not None and (outcome := begin_rollout(held, version, evaluation)) is not None:
+            return outcome
         promote_version(held, version, evaluation)
         return PROMOTED
 
@@ -54,36 +63,63 @@ def promote_version(run: Run, version: Version, evaluation: Evaluation) -> Deplo
         ApprovalError: the spec asks for an approval, and this package has none that counts now.
     """
     approval = use_approval(run, version, evaluation)
+    return let_serve(run, version, _why(run, version, evaluation, approval), once=f"{run.id}:{version.version}")
+
+
+@step
+def begin_rollout(run: Run, version: Version, evaluation: Evaluation) -> str | None:
+    """Begin the rollout of `version`, or find it; the reconciler starts its flow.
+
+    Returns:
+        None where nothing is to be rolled out; else the training's outcome: `ROLLING_OUT`, or how an earlier rollout of
+        this version beside this champion ended.
+
+    Raises:
+        ApprovalError: the spec asks for an approval, and this package has none that counts now.
+    """
+    known = rollouts.newest(run.ledger, run.pipeline.name, version.version)
+    if known is not None and known.begun.actor == run.id:
+        return ROLLING_OUT
+    spec, now = run.pipeline.spec.rollout, run.ledger.serving(run.pipeline.name)
+    if spec is None or now is None or now.subject == version.version:
+        return None
+    # A canary answers callers too: it is approved before it does, and for all that follows.
+    promotion = _why(run, version, evaluation, use_approval(run, version, evaluation))
+    begun = rollouts.begin(run.ledger, version.version, now, spec, promotion, run.proof)
+    return begun.outcome or ROLLING_OUT
+
+
+def _why(run: Run, version: Version, evaluation: Evaluation, approval: str | None) -> dict[str, Any]:
+    """What the ledger keeps of why `version` serves."""
+    metric = run.pipeline.spec.evaluation.metric
+    return {
+        "package": version.package_digest,
+        "metric": metric,
+        "observed": evaluation.metrics["challenger"][metric],
+        "window": evaluation.window.as_dict(),
+        "champion_before": evaluation.champion_version,
+        "reasons": list(evaluation.verdict.reasons),
+        "approval": approval,
+    }
+
+
+def let_serve(run: Run, version: Version, why: Mapping[str, Any], once: str) -> Deployed:
+    """Let `version` serve; `once` names the promotion, however often it is repeated."""
     # Alone, unless it is what serves already: then nothing of its traffic changes.
     deployed = serve_plan(run, traffic_plan(run, version))
-    rule = run.pipeline.spec.evaluation
     decision = run.ledger.decide(
-        run.pipeline.name,
-        PROMOTED,
-        version.version,
-        {
-            "package": version.package_digest,
-            "metric": rule.metric,
-            "observed": evaluation.metrics["challenger"][rule.metric],
-            "window": evaluation.window.as_dict(),
-            "champion_before": evaluation.champion_version,
-            "reasons": list(evaluation.verdict.reasons),
-            "approval": approval,
-        },
-        actor=run.id,
-        token=run.proof,
-        once=f"{run.id}:{version.version}",
+        run.pipeline.name, PROMOTED, version.version, why, actor=run.id, token=run.proof, once=once
     )
     make_champion(run, version, decision)
     artifacts.rollout(
         run.pipeline.name,
         version.version,
         {
-            "replaces": evaluation.champion_version or "nothing",
+            "replaces": why["champion_before"] or "nothing",
             "answers at": f"{deployed.url}/predict",
             "swap took": f"{deployed.seconds:.1f} s",
             "in the registry": Registry(run.settings).url(version),
-            "verdict": evaluation.verdict.summary,
+            "because": "; ".join(why["reasons"]),
         },
     )
     return deployed
@@ -205,7 +241,7 @@ def approved_version(run: Run, number: str) -> Version:
         ApprovalError: promotions are approved, and it never was.
     """
     version = Registry(run.settings).version(run.pipeline.name, number)
-    if run.pipeline.spec.approvals.promote and not _has_served(run, version):
+    if run.pipeline.spec.approvals.promote and not (_has_served(run, version) or _is_approved_canary(run, version)):
         raise ApprovalError(
             f"version {number} of '{run.pipeline.name}' has never served: nobody has approved it",
             next=f"choose one that has, from `millrace versions {run.pipeline.name}`",
@@ -222,6 +258,16 @@ def _is_replaced(run: Run, decision: Entry) -> bool:
 def _has_served(run: Run, version: Version) -> bool:
     served = run.ledger.entries(run.pipeline.name, "serving", subject=version.version)
     return any(entry.detail["package"] == version.package_digest for entry in served)
+
+
+def _is_approved_canary(run: Run, version: Version) -> bool:
+    """Whether its rollout goes on, and began with an approval of this very package."""
+    rollout = rollouts.newest(run.ledger, run.pipeline.name, version.version)
+    if rollout is None or rollout.ended is not None or rollout.promotion["approval"] is None:
+        return False
+    asked = requests.find(run.ledger, rollout.promotion["approval"])
+    standing = requests.standing_of(run.ledger, asked, datetime.now(UTC))
+    return asked.subject == version.package_digest and standing.approves(rollout.begun.actor)
 
 
 def _version_before(run: Run, serving_now: str) -> Version:

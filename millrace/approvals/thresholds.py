@@ -16,7 +16,9 @@ from millrace.storage import digest_json
 
 ACCEPTED = "thresholds_accepted"
 
-_SECTIONS = ("evaluation", "monitoring", "approvals")
+_SECTIONS = ("evaluation", "rollout", "monitoring", "approvals")
+#: A section that was not there meant something before there was one: all traffic at once.
+_ABSENT: dict[str, Any] = {"rollout": None}
 #: Thresholds in sections that hold other things too.
 _FIELDS = (("data", "max_quarantined_share"), ("serving", "guard"))
 
@@ -34,7 +36,8 @@ def with_thresholds(spec: PipelineSpec, values: Mapping[str, Any]) -> PipelineSp
     Raises:
         SpecError: they do not fit it, as its label or features are others by now.
     """
-    document = spec.model_dump(mode="json") | {name: values[name] for name in _SECTIONS if name in values}
+    known = {**_ABSENT, **values}
+    document = spec.model_dump(mode="json") | {name: known[name] for name in _SECTIONS if name in known}
     for section, field in _FIELDS:
         kept = {name: value for name, value in document[section].items() if name != field}
         document[section] = kept | values.get(section, {})

@@ -110,7 +110,7 @@ class Outbox:
         return _said(entry, "response")
 
     def close(self, key: str, outcome: str) -> None:
-        """Record what came of the response: promoted, refused, unchanged or failed. The newest word counts.
+        """Record what came of the response: promoted, refused, rolling out, unchanged, failed. The newest word counts.
 
         Raises:
             UnknownNameError: there is no such incident.

@@ -12,6 +12,7 @@ from millrace.spec.base import Section
 from millrace.spec.data import CategoricalFeature, DataSpec, Feature, Label, NumericFeature
 from millrace.spec.evaluation import HIGHER_IS_BETTER, METRICS, EvaluationSpec, Metric
 from millrace.spec.monitoring import BrakesSpec, CostSpec, DriftSpec, MonitoringSpec, QualitySpec
+from millrace.spec.rollout import RolloutSpec, StepSpec
 from millrace.spec.serving import AutoscalingSpec, GuardSpec, ServingSpec
 from millrace.spec.training import ModelSpec, TrainingSpec
 
@@ -35,7 +36,9 @@ __all__ = [
     "NumericFeature",
     "PipelineSpec",
     "QualitySpec",
+    "RolloutSpec",
     "ServingSpec",
+    "StepSpec",
     "TrainingSpec",
 ]
 
@@ -53,6 +56,9 @@ class PipelineSpec(Section):
     training: TrainingSpec = Field(default_factory=TrainingSpec, description="How it is fitted.")
     evaluation: EvaluationSpec = Field(description="How a challenger is judged.")
     serving: ServingSpec = Field(default_factory=ServingSpec, description="How predictions are answered.")
+    rollout: RolloutSpec | None = Field(
+        default=None, description="How a better version is given traffic; none: all of it at once."
+    )
     monitoring: MonitoringSpec = Field(default_factory=MonitoringSpec, description="Checks and brakes.")
     approvals: ApprovalsSpec = Field(default_factory=ApprovalsSpec, description="What waits for a person.")
     costs: CostSpec = Field(default_factory=CostSpec, description="Prices.")

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -91,8 +91,9 @@ class Metrics:
         if cached_rows:
             cached.inc(cached_rows)
 
-    def text(self, replicas: ReplicaCounts | None = None) -> bytes:
-        """The series of all replicas, in Prometheus' text format; and how many `replicas` there are, where known."""
+    def text(self, replicas: ReplicaCounts | None = None, shares: Mapping[str, float] | None = None) -> bytes:
+        """The series of all replicas, in Prometheus' text format; and how many `replicas` there are and the `shares` of
+        the versions, where known."""
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -101,8 +102,7 @@ class Metrics:
             # A file is empty for the moment between its making and its first series.
             files = [str(path) for path in self.folder.glob("*.db") if path.stat().st_size]
             registry.register(_Merged(MultiProcessCollector.merge(files)))  # type: ignore[no-untyped-call]
-            if replicas is not None:
-                registry.register(_Merged(_gauges(self.pipeline, replicas)))
+            registry.register(_Merged(_gauges(self.pipeline, replicas, shares or {})))
             return bytes(generate_latest(registry))
 
     @cached_property
@@ -211,15 +211,22 @@ class _Merged:
         return self.series
 
 
-def _gauges(pipeline: str, replicas: ReplicaCounts) -> list[Any]:
-    """Known to the cluster, not to a process, so that who is asked tells them instead of a file of each."""
+def _gauges(pipeline: str, replicas: ReplicaCounts | None, shares: Mapping[str, float]) -> list[Any]:
+    """What is so just now and the same whichever process is asked: it counts nothing, and needs no file of each."""
     from prometheus_client.core import GaugeMetricFamily
 
+    share = GaugeMetricFamily(
+        "millrace_traffic_share", "Share of the requests that a version answers.", labels=("pipeline", "version")
+    )
+    for version, value in sorted(shares.items()):
+        share.add_metric((pipeline, version), value)
+    if replicas is None:
+        return [share]
     told = {
         "wanted": ("Replicas that there are to be: as the spec says, or as the load asks for.", replicas.wanted),
         "running": ("Replicas that answer.", replicas.running),
     }
-    found = []
+    found = [share]
     for name, (about, count) in told.items():
         gauge = GaugeMetricFamily(f"millrace_replicas_{name}", about, labels=["pipeline"])
         gauge.add_metric([pipeline], count)

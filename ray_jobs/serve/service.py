@@ -452,7 +452,8 @@ class PredictionService:
         if self._metrics is None:
             raise NoRouteError("this service keeps no metrics", next="give it a folder for them")
         replicas = None if self._count_replicas is None else await self._count_replicas()
-        return Reply(200, self._metrics.text(replicas), metrics.CONTENT_TYPE)
+        shares = {} if self._live is None else self._live.plan.rules.shares
+        return Reply(200, self._metrics.text(replicas, shares), metrics.CONTENT_TYPE)
 
     async def _describe(self, body: bytes, asked: _Asked) -> Reply:
         live = self._current()

@@ -14,7 +14,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = (
-    "up", "down", "status", "validate", "schema", "run", "check", "replay", "rollback", "traffic", "shadow",
+    "up", "down", "status", "validate", "schema", "run", "check", "replay", "rollback", "traffic", "rollout",
+    "shadow",
     "versions", "history", "demo", "new", "keys", "approvals", "approve", "reject", "approvers",
 )  # fmt: skip
 SPEC = {

@@ -23,7 +23,7 @@ def flow_of(deployment: dict[str, Any]) -> Any:
 
 
 def test_every_flow_has_its_deployment() -> None:
-    assert set(DEPLOYMENTS) == {"training", "respond", "monitoring", "replay", "rollback", "restore"}
+    assert set(DEPLOYMENTS) == {"training", "respond", "monitoring", "replay", "rollout", "rollback", "restore"}
 
 
 @pytest.mark.parametrize("name", sorted(DEPLOYMENTS))

@@ -190,3 +190,11 @@ def test_a_change_survives_json(change: TrafficChange) -> None:
 def test_rules_that_are_none_are_refused(damage: dict[str, Any]) -> None:
     with pytest.raises((ValueError, ConfigError)):
         TrafficRules.from_json(TrafficRules.only("1").as_json() | damage)
+
+
+def test_shares_are_those_that_are_drawn() -> None:
+    rules = TrafficChange(shares={"1": 0.75, "2": 0.25}).of(TrafficRules.only("1"))
+    assert rules.shares == {"1": 0.75, "2": 0.25}
+    for canary, expected in (("3", {"1": 0.6, "2": 0.2, "3": 0.2}), ("2", {"1": 0.6, "2": 0.4})):
+        found = TrafficChange(canary=VersionShare(canary, 0.2)).of(rules).shares
+        assert found == pytest.approx(expected)

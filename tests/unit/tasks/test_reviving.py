@@ -199,6 +199,38 @@ def test_a_late_report_of_a_death_is_put_right(
     assert state(outside) == "RUNNING"
 
 
+@pytest.mark.parametrize("is_told_late", [False, True])
+def test_one_that_was_cancelled_and_says_it_crashed_stays_so(
+    is_told_late: bool,
+    reviver: Reviver,
+    ledger: Ledger,
+    start: Start,
+    outside: Outside,
+    clock: Clock,
+    process: psutil.Process,
+) -> None:
+    """A process that gets SIGTERM says so to Prefect before its worker says that it was cancelled."""
+    start("run", "CANCELLING" if is_told_late else "CRASHED")
+    with outside.edit() as held:
+        held["runs"]["run"]["before"] = ["RUNNING", "CANCELLING"]
+    beats(ledger, "run", process=process)
+    reviver.tick()
+    assert state(outside) == ("CANCELLING" if is_told_late else "CRASHED"), "while its process still ends"
+    process.kill()
+    process.wait()
+    for _ in range(10):
+        reviver.tick()
+        with outside.edit() as held:
+            held["runs"]["run"]["state"] = "CRASHED"
+        clock.seconds += 1
+    assert ledger.heartbeats.all() == []
+    assert state(outside) == "CRASHED", "its worker has the word"
+    clock.seconds += STUCK_SECONDS
+    reviver.tick()
+    assert state(outside) == "CANCELLED"
+    assert not ledger.entries("p", RESUMED)
+
+
 def test_what_dies_each_time_is_given_up_and_its_incident_with_it(
     reviver: Reviver, ledger: Ledger, start: Start, outside: Outside, clock: Clock
 ) -> None:

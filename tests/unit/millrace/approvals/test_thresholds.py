@@ -52,6 +52,20 @@ def test_what_an_older_millrace_did_not_know_has_its_default(make_spec: MakeSpec
     assert thresholds.with_thresholds(changed, older) == changed
 
 
+def test_a_rollout_section_is_a_threshold_also_where_there_was_none(make_spec: MakeSpec) -> None:
+    steps = [{"share": 0.1, "min_requests": 10}]
+    spec = make_spec(change={"rollout": {"steps": steps}})
+    before = thresholds.thresholds(make_spec())
+    older = {name: value for name, value in before.items() if name != "rollout"}
+    for values in (before, older):
+        assert thresholds.with_thresholds(spec, values).rollout is None
+    kept = thresholds.thresholds(thresholds.with_thresholds(spec, older))
+    assert "rollout.alpha: (none) -> 0.01" in thresholds.differences(kept, thresholds.thresholds(spec))
+    looser = make_spec(change={"rollout": {"steps": steps, "alpha": 0.1}})
+    found = thresholds.differences(thresholds.thresholds(spec), thresholds.thresholds(looser))
+    assert found == ["rollout.alpha: 0.01 -> 0.1"]
+
+
 def test_the_newest_accepted_values_hold(make_spec: MakeSpec, ledger: Ledger) -> None:
     assert thresholds.accepted(ledger, "tiny") is None
     for min_rows in (500, 400, 500):

@@ -23,7 +23,7 @@ for line in sys.argv[2:]:
     version, customer, status, rows, seconds = line.split()
     metrics.count(version, customer, outcome_of(int(status), None), int(rows), float(seconds))
     metrics.count_batch(version, waited=0.003, batch_rows=6, cached_rows=max(0, int(rows) - 1))
-print(metrics.text().decode())
+print(metrics.text(shares={"1": 0.95, "2": 0.05}).decode())
 """
 _SHADOW = """
 import sys
@@ -148,3 +148,10 @@ def test_what_a_shadow_does_is_told_by_the_replicas(tmp_path: Path) -> None:
             for outcome in ("answered", "failed", "dropped")
         ]
         assert found == [2 * turn, turn, turn]
+
+
+def test_the_share_of_each_version_is_told_and_kept_in_no_file(tmp_path: Path) -> None:
+    for text in (replica(tmp_path, "1 acme 200 1 0.004"), replica(tmp_path)):
+        assert value(text, "millrace_traffic_share", pipeline="tiny", version="1") == 0.95
+        assert value(text, "millrace_traffic_share", pipeline="tiny", version="2") == 0.05
+    assert not [path for path in tmp_path.iterdir() if "gauge" in path.name]
