@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from prefect.events import emit_event
+from prefect.exceptions import EventTooLarge
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
 def _emit(event: dict[str, Any]) -> str:
     try:
         emit_event(event=event["event"], resource=event["resource"], payload=event["payload"], id=event["id"])
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, EventTooLarge):
         return "refused"
     return "emitted"
 
