@@ -59,8 +59,11 @@ def start(settings: Settings, layout: Layout, names: Iterable[str], on_event: On
     cancelled = threading.Event()
     with ThreadPoolExecutor(len(wanted)) as pool:
         futures = [pool.submit(_start_one, settings, layout, name, on_event, cancelled) for name in wanted]
-        wait(futures, return_when=FIRST_EXCEPTION)
-        cancelled.set()
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            # A failure, or Ctrl-C: nobody waits for the others.
+            cancelled.set()
     for error in (future.exception() for future in futures):
         if error is not None and not isinstance(error, _CancelledError):
             raise error
