@@ -18,10 +18,14 @@ run: $(STAMP) ## Close the loop on a year of New York flights, on this machine
 	@$(BIN)/millrace demo flight_delays
 
 .PHONY: test
-test: $(STAMP) ## Run all tests
+test: $(STAMP) ## Run the tests, but for the drills
 	@$(BIN)/pytest tests/unit -q -n 2
 	@$(BIN)/pytest tests/chaos -q -n 2
-	@$(BIN)/pytest tests/integration tests/e2e --durations 12
+	@$(BIN)/pytest tests/integration tests/e2e -m "not drill" --durations 12
+
+.PHONY: drills
+drills: $(STAMP) ## Run the tests that take minutes each: rollouts, guards, scaling, the loop without a network
+	@$(BIN)/pytest tests/integration tests/e2e -m drill --durations 12
 
 .PHONY: test-unit
 test-unit: $(STAMP) ## Run the tests that need no server

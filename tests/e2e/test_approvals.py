@@ -97,6 +97,7 @@ def test_an_approved_promotion_goes_on_and_one_that_is_rejected_does_not(
     assert outcome["reasons"][0] == "rejected by alice (not now)"
 
 
+@pytest.mark.drill
 def test_without_an_answer_in_time_nothing_serves(
     approver: Millrace, live_settings: Settings, eventually: Eventually
 ) -> None:
@@ -129,6 +130,7 @@ def test_who_asks_may_not_approve_himself(approver: Millrace, live_settings: Set
     assert flow_state(live_settings, answer["flow_run"]).state == "PAUSED"
 
 
+@pytest.mark.drill
 def test_looser_thresholds_wait_and_a_rejection_stops_the_training(
     approver: Millrace, live_settings: Settings, eventually: Eventually
 ) -> None:

@@ -15,6 +15,8 @@ from infra.local.layout import Layout
 from millrace.settings import Settings
 from tests.live import Millrace
 
+pytestmark = pytest.mark.drill
+
 
 @pytest.fixture(scope="module")
 def planted(planting: Planting, live_settings: Settings, millrace: Millrace) -> Planting:

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pandas as pd
 import psutil
+import pytest
 
 from millrace.ledger import Ledger
 from millrace.scaffold.write import create_pipeline
@@ -24,6 +25,7 @@ from tests.live import Millrace
 Eventually = Callable[[Callable[[], Any], str], Any]
 
 
+@pytest.mark.drill
 def test_a_training_whose_worker_is_killed_goes_on_after_its_last_epoch(
     millrace: Millrace, live_settings: Settings, eventually: Eventually
 ) -> None:

@@ -81,6 +81,7 @@ def test_rollbacks_under_load_lose_nothing_and_mix_up_nothing(
     assert found["requests"] > 400
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize(
     ("trouble", "metric"), [("raise", "failed_share"), ("nan", "failed_share"), ("slow", "p99_ms")]
 )

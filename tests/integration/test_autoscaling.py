@@ -10,7 +10,7 @@ import yaml
 from tests.integration.test_serving import MODEL, SPEC, Cluster, Load
 from tests.waiting import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 
 # A row takes 50 ms of its replica, however many are executed together: eight callers use up two on any machine.
 SLOW_MODEL = MODEL.replace("import torch\n", "import time\n\nimport torch\n", 1).replace(

@@ -68,6 +68,7 @@ def test_a_process_that_calls_home_is_seen() -> None:
     assert {"udp to 192.0.2.1:4000", "tcp to 192.0.2.2:443"} <= sent
 
 
+@pytest.mark.drill
 @pytest.mark.timeout(_SECONDS)
 def test_the_whole_loop_sends_nothing_off_this_machine(tmp_path: Path) -> None:
     table = tmp_path / "quiet.csv"

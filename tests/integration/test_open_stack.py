@@ -32,7 +32,7 @@ from millrace.settings import Settings
 from tests.e2e.conftest import set_values
 from tests.live import run_millrace
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 
 NAME = "open"
 ROW = {"x": 0.5, "y": -0.5}

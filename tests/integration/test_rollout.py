@@ -32,6 +32,8 @@ from tests.e2e.conftest import FIRST, LAST, drifting_table, set_values
 from tests.live import Millrace
 from tests.waiting import until
 
+pytestmark = pytest.mark.drill
+
 NAME = "stepwise"
 #: From the verdict to the ledger's entry of the traffic, which is written when all replicas answer by it.
 OFF_SECONDS = 2.0

@@ -206,6 +206,7 @@ def test_an_answer_counts_while_prefect_is_away_and_the_watch_resumes(stage: Sta
     assert stage.outcome(run) == "approved"
 
 
+@pytest.mark.drill
 def test_without_an_answer_in_time_it_is_refused(stage: Stage, eventually: Callable[..., Any]) -> None:
     stage.pipeline("silent", expires_hours=0.01)
     run = stage.start("silent")
