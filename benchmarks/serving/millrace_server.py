@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -44,6 +44,7 @@ class Driver:
     """A process that is connected to the stack's Ray and does what a flow would: publish packages, deploy them."""
 
     process: subprocess.Popen[str]
+    errors: IO[str]
 
     def publish(self, version: int) -> None:
         """Make the package of a version of the fixture's weights."""
@@ -63,7 +64,9 @@ class Driver:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the driver ended with status {self.process.wait()} at {what!r}")
+            status = self.process.wait()
+            self.errors.seek(0)
+            raise RuntimeError(f"the driver ended with status {status} at {what!r}:\n{self.errors.read()[-2000:]}")
         answer = json.loads(line)
         if "error" in answer:
             raise RuntimeError(f"{what} failed: {answer['error']}")
@@ -121,7 +124,7 @@ def _driver(fixture: Fixture) -> Iterator[Driver]:
             text=True,
         )
         try:
-            yield Driver(process)
+            yield Driver(process, errors)
         finally:
             for pipe in (process.stdin, process.stdout):
                 assert pipe is not None
