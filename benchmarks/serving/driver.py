@@ -50,7 +50,7 @@ class Deployer:
 
         application = deploy._client().get_serve_details()["applications"][self.name]
         found = application["deployments"][deploy.DEPLOYMENT]["replicas"]
-        return {"replicas": [{"id": r["replica_id"], "pid": r["pid"], "state": _name(r["state"])} for r in found]}
+        return {"replicas": [{"id": r["replica_id"], "pid": r.get("pid"), "state": _name(r["state"])} for r in found]}
 
 
 def _name(state: Any) -> str:
