@@ -25,9 +25,9 @@ class Dialect:
     def body(self, shape: Mapping[str, Any], rows: Sequence[Row]) -> bytes:
         return json.dumps(self.encode(shape, rows), separators=(",", ":")).encode()
 
-    def template(self, shape: Mapping[str, Any], row: Row) -> Template:
-        """The body for one row with a place for the number that differs."""
-        head, tail = self.body(shape, [{**row, VARIED: _MARK}]).split(str(_MARK).encode())
+    def template(self, shape: Mapping[str, Any], row: Row, *others: Row) -> Template:
+        """The body for a row, and others behind it, with a place for the number that differs in the first."""
+        head, tail = self.body(shape, [{**row, VARIED: _MARK}, *others]).split(str(_MARK).encode())
         return Template(head, tail)
 
 

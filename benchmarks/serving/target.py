@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 
 import httpx
 
@@ -28,6 +29,8 @@ class Target:
     dialect: Dialect
     fixture: Fixture
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: Rows in each request of a load.
+    num_rows: int = 1
 
     @property
     def url(self) -> str:
@@ -35,7 +38,7 @@ class Target:
 
     @property
     def template(self) -> Template:
-        return self.dialect.template(self.fixture.shape, self.fixture.rows[0])
+        return self.dialect.template(self.fixture.shape, *islice(cycle(self.fixture.rows), self.num_rows))
 
     @property
     def head(self) -> bytes:
