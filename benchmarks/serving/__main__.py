@@ -54,6 +54,7 @@ GOALS: dict[str, Goal] = {
     "cache.executions_saved": ("at least 0.4", lambda value: value >= 0.4),
     "cache.hit_ms": ("under 0.2", lambda value: value < 0.2),
     "batching.worst_share_of_best_fixed": ("at least 0.95", lambda value: value >= 0.95),
+    "traces.share": ("at most 0.03", lambda value: value <= 0.03),
     "overload.goodput_share": ("at least 0.9", lambda value: value >= 0.9),
     "protocols.compared": ("50", lambda value: value >= 50),
     "protocols.unexplained": ("0", lambda value: value == 0),

@@ -7,10 +7,8 @@ is left is `unexplained`, and should be none.
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,8 @@ import httpx
 from benchmarks.parts import Tell
 from benchmarks.serving.dialects import COLUMNS
 from benchmarks.serving.fixture import PIPELINE, Fixture, make_fixture
+from benchmarks.serving.in_process import VERSION, served
 from benchmarks.serving.options import Options
-from benchmarks.serving.packages import publish
 from benchmarks.serving.peers import settings
 from benchmarks.serving.peers.environment import PeerError
 from benchmarks.serving.peers.process import serving
@@ -29,13 +27,8 @@ from benchmarks.serving.protocol_answers import Answer, differences
 from benchmarks.serving.protocol_cases import Case, cases
 from benchmarks.serving.target import Target
 from infra.local.ports import free_ports
-from millrace.pipeline import load_pipeline
-from millrace.storage import ObjectStore
-from ray_jobs.serve.service import PredictionService
-from tests.served import listening
 
 MODEL = PIPELINE.name
-VERSION = "1"
 _SERVERS = "benchmarks.serving.peers.servers"
 _SECONDS = 30.0
 
@@ -49,8 +42,8 @@ def measure(options: Options, tell: Tell) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
         fixture = make_fixture(Path(folder))
         asked = cases(MODEL, VERSION, fixture.shape, fixture.rows)
-        with millrace(fixture) as url:
-            ours = answers(url, asked)
+        with served(fixture) as target:
+            ours = answers(target.url.removesuffix("/predict"), asked)
         compared, found, missing = 0, [], {}
         for peer, takes_binary in ((_mlserver(fixture), False), (_TRITON, True)):
             tell(f"{MODEL} behind {peer.name}, asked the same")
@@ -78,19 +71,6 @@ def measure(options: Options, tell: Tell) -> dict[str, Any]:
             "peers_missing": missing,
         }
     }
-
-
-@contextmanager
-def millrace(fixture: Fixture) -> Iterator[str]:
-    """The address of a service with the fixture's first version; Ray and HAProxy would hand on what it answers."""
-    pipeline, store = load_pipeline(MODEL, PIPELINE.parent), ObjectStore(str(fixture.folder / "objects"))
-    service = PredictionService(pipeline, store, fixture.folder / "inference")
-    try:
-        asyncio.run(service.load(publish(pipeline, store, fixture.folder, int(VERSION))))
-        with listening(service) as port:
-            yield f"http://127.0.0.1:{port}/v1/{MODEL}"
-    finally:
-        service.close()
 
 
 def _mlserver(fixture: Fixture) -> Peer:
