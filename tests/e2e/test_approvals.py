@@ -20,6 +20,8 @@ from tasks.prefect_api import flow_state, submit
 from tests.e2e.conftest import drifting_table, set_values
 from tests.live import Millrace
 
+pytestmark = pytest.mark.drill
+
 Eventually = Callable[[Callable[[], Any], str], Any]
 ASKER = "person:somebody-else"
 
@@ -97,7 +99,6 @@ def test_an_approved_promotion_goes_on_and_one_that_is_rejected_does_not(
     assert outcome["reasons"][0] == "rejected by alice (not now)"
 
 
-@pytest.mark.drill
 def test_without_an_answer_in_time_nothing_serves(
     approver: Millrace, live_settings: Settings, eventually: Eventually
 ) -> None:
@@ -130,7 +131,6 @@ def test_who_asks_may_not_approve_himself(approver: Millrace, live_settings: Set
     assert flow_state(live_settings, answer["flow_run"]).state == "PAUSED"
 
 
-@pytest.mark.drill
 def test_looser_thresholds_wait_and_a_rejection_stops_the_training(
     approver: Millrace, live_settings: Settings, eventually: Eventually
 ) -> None:

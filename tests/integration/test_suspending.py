@@ -116,18 +116,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory, eventually: Callable[..., An
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (environment(settings) | settings.environment()).items():
             patch.setenv(name, value)
-        app = [
-            "prefect.server.api.server:create_app",
-            "--factory",
-            "--log-level",
-            "warning",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-        ]
         with (folder / "server.log").open("w") as log:
-            server = subprocess.Popen([sys.executable, "-m", "uvicorn", *app], stdout=log, stderr=log)
+            command = [sys.executable, "-m", "infra.local.run_web", "prefect"]
+            server = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             eventually(lambda: _answers(settings), f"Prefect's server ({folder / 'server.log'})", 180.0)
             made = Stage(settings, folder)
