@@ -13,7 +13,6 @@ from benchmarks.serving.fixture import make_fixture
 from benchmarks.serving.load import closed_loop
 from benchmarks.serving.millrace_server import serving_millrace
 from benchmarks.serving.options import Options
-from benchmarks.serving.target import Target
 
 _SEED = 2013
 _CALLERS = 64
@@ -30,27 +29,27 @@ def measure(options: Options, tell: Tell) -> dict[str, Any]:
     `goodput_share` is answers a second over the capacity; `p99_ms` is of the answers, from when each was due. `one_row`
     is the same with requests of one row: almost all work is HTTP then, which a refusal costs too, and so does sending.
     """
+    return {"overload": {**_overload(_ROWS, options, tell), "one_row": _overload(1, options, tell)}}
+
+
+def _overload(num_rows: int, options: Options, tell: Tell) -> dict[str, Any]:
+    seconds = 4 * options.seconds
     with (
         tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder,
         serving_millrace(make_fixture(Path(folder)), latency_target_ms=_TARGET_MS) as server,
     ):
         server.target.check()
-        of_rows = _overload(replace(server.target, num_rows=_ROWS), options, tell)
-        return {"overload": {**of_rows, "one_row": _overload(server.target, options, tell)}}
-
-
-def _overload(target: Target, options: Options, tell: Tell) -> dict[str, Any]:
-    seconds = 4 * options.seconds
-    closed_loop(target, _CALLERS, options.seconds)  # warm
-    capacity = closed_loop(target, _CALLERS, seconds).requests_per_second
-    rate = _TIMES * capacity
-    tell(f"{target.num_rows} rows a request: capacity {capacity:.0f} requests/s; now {rate:.0f} for {seconds:g} s")
-    with start_client(target, open_loop_plan(rate, seconds, seed=_SEED)) as client:
-        found = client.result()
+        target = replace(server.target, num_rows=num_rows)
+        closed_loop(target, _CALLERS, options.seconds)  # warm
+        capacity = closed_loop(target, _CALLERS, seconds).requests_per_second
+        rate = _TIMES * capacity
+        tell(f"{num_rows} rows a request: capacity {capacity:.0f} requests/s; now {rate:.0f} for {seconds:g} s")
+        with start_client(target, open_loop_plan(rate, seconds, seed=_SEED)) as client:
+            found = client.result()
     answered = found["requests"] - found["failed"]
     tell(f"{answered / seconds:.0f} answered a second, p99 {found['p99_ms']:.0f} ms")
     return {
-        "num_rows": target.num_rows,
+        "num_rows": num_rows,
         "capacity": capacity,
         "times": _TIMES,
         "target_ms": _TARGET_MS,
