@@ -38,6 +38,8 @@ class Client:
                 else:
                     self.answered, self.failed = found["answered"], found["failed"]
                 self._told.notify_all()
+        # It has closed its output, so it ends; whoever waits for that must not find it ending.
+        self.process.wait()
         with self._told:
             self._told.notify_all()
 

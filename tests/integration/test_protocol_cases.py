@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.serving import protocols
 from benchmarks.serving.fixture import Fixture, make_fixture
+from benchmarks.serving.in_process import served
 from benchmarks.serving.protocol_answers import Answer, differences
 from benchmarks.serving.protocol_cases import Case, cases
 from benchmarks.serving.target import TOLERANCE
@@ -27,8 +28,8 @@ def asked(fixture: Fixture) -> list[Case]:
 
 @pytest.fixture(scope="module")
 def answered(fixture: Fixture, asked: list[Case]) -> Mapping[str, Answer]:
-    with protocols.millrace(fixture) as url:
-        return protocols.answers(url, asked)
+    with served(fixture) as target:
+        return protocols.answers(target.url.removesuffix("/predict"), asked)
 
 
 def test_good_ones_are_answered_and_bad_ones_refused_with_an_error(
