@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 import numpy as np
@@ -36,7 +36,7 @@ NUMBERS = {
     "UINT64": np.uint64,
     "BOOL": np.bool_,
 }
-Client = triton.InferenceServerClient
+Client: TypeAlias = Any  # triton.InferenceServerClient, which has no types
 
 
 def tensor(name: str, cells: Any, datatype: str = "", *, binary: bool = True) -> Any:

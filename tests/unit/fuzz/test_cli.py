@@ -20,7 +20,8 @@ from millrace.errors import MillraceError
 from millrace.pipeline import Pipeline
 from tests.unit.fuzz.material import examples, texts
 
-_EXIT_CODES = {0} | {kind.exit_code for kind in (MillraceError, *MillraceError.__subclasses__())} - {1}
+_ERRORS: tuple[type[MillraceError], ...] = (MillraceError, *MillraceError.__subclasses__())
+_EXIT_CODES = {0} | {kind.exit_code for kind in _ERRORS} - {1}
 _OFFLINE = ["validate", "schema", "run", "check", "replay", "rollback", "versions", "new", "status", "down"]
 _OPTIONS = [
     "--as-of",

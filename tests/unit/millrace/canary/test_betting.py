@@ -69,8 +69,8 @@ def test_with_any_losses_and_two_values_per_arm_the_mean_e_value_is_at_most_one(
         for x, chance in binomial(3, 0.5):
             for y, other in binomial(3, 0.5):
                 ours, theirs = np.array([0.6] * x + [0.2] * (3 - x)), np.array([0.8] * y + [0.0] * (3 - y))
-                sums = [Sums(3, float(v.sum()), float(v @ v)) for v in (ours, theirs)]
-                expected += chance * other * np.array(e_values(0.0, *sums, centre, boldness))
+                our_sums, their_sums = (Sums(3, float(v.sum()), float(v @ v)) for v in (ours, theirs))
+                expected += chance * other * np.array(e_values(0.0, our_sums, their_sums, centre, boldness))
         assert (expected <= 1 + 1e-9).all()
 
 
