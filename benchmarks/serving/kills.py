@@ -40,7 +40,7 @@ def measure(options: Options, tell: Tell) -> dict[str, Any]:
         with start_client(server.target, plan) as client:
             client.wait_for_answers(_ANSWERS_BETWEEN)
             for number in range(options.kills):
-                back.append(_kill(server.driver, rng))
+                back.append(kill(server.driver, rng))
                 client.wait_for_answers(_ANSWERS_BETWEEN)
                 counted = f"{client.answered} answered, {client.failed} failed"
                 tell(f"kill {number + 1}: back after {back[-1]:.1f} s; {counted}")
@@ -54,7 +54,7 @@ def running(driver: Driver) -> set[int]:
     return {replica.pid for replica in driver.replicas() if replica.state == "RUNNING" and replica.pid is not None}
 
 
-def _kill(driver: Driver, rng: random.Random) -> float:
+def kill(driver: Driver, rng: random.Random) -> float:
     """Kill one replica; the seconds until there are as many as before, without it."""
     before = until(lambda: len(found := running(driver)) == REPLICAS and found, "all replicas", _BACK_SECONDS)
     assert before

@@ -39,7 +39,7 @@ def measure(options: Options, tell: Tell) -> dict[str, Any]:
                     version = _VERSIONS + 1 - version
                     seconds[kind].append(server.driver.deploy(version))
                 else:
-                    seconds[kind].append(_new_code(server, version, f"redeploy-{number}"))
+                    seconds[kind].append(deploy_new_code(server, version, f"redeploy-{number}"))
                 client.wait_for_answers(_ANSWERS_BETWEEN)
                 took = seconds[kind][-1]
                 tell(
@@ -51,7 +51,7 @@ def measure(options: Options, tell: Tell) -> dict[str, Any]:
     return {"redeploys": {"count": options.redeploys, "rate": options.load_rate, **about, **found}}
 
 
-def _new_code(server: Server, version: int, code: str) -> float:
+def deploy_new_code(server: Server, version: int, code: str) -> float:
     """Deploy the version as other code, and wait until only new processes answer."""
     before = running(server.driver)
     took = server.driver.deploy(version, code)

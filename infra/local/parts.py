@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from infra.local import haproxy_config
 from infra.local.doors import listen_hosts
 from infra.local.environment import environment
 from infra.local.health import LOOPBACK_HOSTS, answers, ask, listens
 from infra.local.layout import AuxiliaryPorts, Layout
+from millrace.ingress_queue import queues_folder
 from millrace.settings import Settings
 from millrace.storage import digest_bytes
 
@@ -255,20 +257,24 @@ def _ray_listens(address: str) -> bool:
 
 
 def haproxy_script(binary: str, settings: Settings) -> str:
-    """A stand-in for HAProxy that moves statistics and metrics to loopback, and its ingress where the settings say.
+    """A stand-in for HAProxy that corrects the configuration first; see `haproxy_config`. $3 is that file.
 
-    Ray's template binds the first two to all interfaces and has no setting for it. The ingress has one, but replicas
-    would then listen there too. $3 is the configuration file.
+    Ray has a setting for the ingress' address, but replicas would then listen there too.
     """
-    edits = [r"s/^\( *bind \)\*\{0,1\}:/\1127.0.0.1:/"]
-    if settings.listens_elsewhere:
-        ingress = rf"127\.0\.0\.1:{urlsplit(settings.serve_url).port}"
-        where = ",".join(ingress_addresses(settings))
-        edits.append(rf"s/^\( *bind \){ingress}$/\1{where}/")
+    wanted = {
+        "bound": f"127.0.0.1:{urlsplit(settings.serve_url).port}",
+        "wanted": ",".join(ingress_addresses(settings)),
+    }
+    corrections = {
+        "ingress": wanted if settings.listens_elsewhere else None,
+        "queues": str(queues_folder(settings)),
+    }
+    # Isolated, and without site packages: it is there in 20 ms.
+    correct = (sys.executable, "-I", "-S", haproxy_config.__file__, json.dumps(corrections))
     return (
         "#!/bin/sh\n"
         "# Called by Ray Serve as: haproxy -db -f CONFIG ...\n"
-        f"sed -i {' '.join(f'-e {shlex.quote(edit)}' for edit in edits)} " + '"$3"\n'
+        f'{shlex.join(correct)} "$3" || exit 1\n'
         f'exec {shlex.quote(binary)} "$@"\n'
     )
 

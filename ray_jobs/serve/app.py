@@ -73,7 +73,7 @@ class Replica:
         """Called by Serve before a new replica takes requests, and after every change of `user_config`."""
         plan = TrafficPlan.from_config(user_config)
         if self._siblings is None and (siblings := Siblings.here()) is not None:
-            self._siblings, self._following = siblings, siblings.follow(self._service.divide)
+            self._siblings, self._following = siblings, siblings.follow(self._divide)
         try:
             await self._service.load(plan)
         except FencedError as error:
@@ -108,6 +108,10 @@ class Replica:
         the thread that serves.
         """
         return self._load.as_metrics()
+
+    def _divide(self, replicas: int) -> None:
+        self._load.replicas = max(1, replicas)
+        self._service.divide(replicas)
 
     async def _count_replicas(self) -> ReplicaCounts | None:
         return None if self._siblings is None else await self._siblings.counts()

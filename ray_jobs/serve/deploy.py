@@ -14,6 +14,7 @@ import millrace
 from millrace.errors import MillraceError, PackageError, ServiceError
 from millrace.faults import fault_point
 from millrace.inference_log import inference_folder
+from millrace.ingress_queue import IngressQueue
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.quotas import Usage, usage_folder
 from millrace.settings import Settings
@@ -219,6 +220,7 @@ def _run(settings: Settings, pipeline: Pipeline, plan: TrafficPlan, code: str, *
 def _submit(settings: Settings, pipeline: Pipeline, plan: TrafficPlan, code: str) -> None:
     from ray import serve
 
+    IngressQueue.of(pipeline.spec.serving).write(settings, pipeline.name)
     run = serve.RunTarget(
         _application(settings, pipeline, plan, code), name=pipeline.name, route_prefix=f"/v1/{pipeline.name}"
     )
@@ -280,7 +282,8 @@ def _application(settings: Settings, pipeline: Pipeline, plan: TrafficPlan, code
 
 
 def code_version(pipeline: Pipeline, settings: Settings) -> str:
-    """Digest of what needs new processes when it changes: this repository's code, where things lie and who may ask.
+    """Digest of what needs new processes when it changes: this repository's code, where things lie, who may ask, and the
+    queue at the ingress, which is told of with its replicas.
 
     The pipeline folder's own code needs none: it is loaded anew with each version.
     """
@@ -289,7 +292,8 @@ def code_version(pipeline: Pipeline, settings: Settings) -> str:
     door = (str(settings.keys_path), settings.serve_url, str(settings.listens_elsewhere))
     sent_to = settings.collector or ""
     places = (str(pipeline.folder), settings.objects, str(settings.signing_key), str(settings.state), *door, sent_to)
-    digest = hashlib.sha256("\0".join(places).encode())
+    queue = IngressQueue.of(pipeline.spec.serving)
+    digest = hashlib.sha256("\0".join((*places, str(queue))).encode())
     for path in files:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +14,9 @@ from typing import Any
 from millrace.autoscaling.readings import Reading
 from ray_jobs.serve.asgi import Receive, Scope, Send
 
+#: The header with which the ingress tells a replica how many requests come in a second; see `infra/local/haproxy_config.py`.
+INGRESS_RATE = b"x-ingress-rate"
+
 
 @dataclass
 class ServiceLoad:
@@ -21,25 +24,37 @@ class ServiceLoad:
 
     `Counted` counts requests and what the loop's thread does for each. Whatever works on requests elsewhere, in another
     task or thread, does so inside `work`. Any thread may call.
+
+    Who waits at the ingress has not come here, and who is refused there never does. So while some wait, the ingress says
+    with each request how many come in a second, and this one's share of those counts as arrived.
     """
 
     clock: Callable[[], float] = time.perf_counter
     #: Processor seconds of the thread that serves; `as_metrics` is called there.
     cpu_clock: Callable[[], float] = time.thread_time
+    #: How many replicas share what comes.
+    replicas: int = 1
     _arrived: int = field(default=0, init=False)
     _left: int = field(default=0, init=False)
     _busy: float = field(default=0.0, init=False)
     _squares: float = field(default=0.0, init=False)
     _warm_up: float = field(default=0.0, init=False)
+    #: Requests a second at the ingress when some waited there, since the last look; those that never came.
+    _offered: float = field(default=0.0, init=False)
+    _elsewhere: float = field(default=0.0, init=False)
+    _looked: tuple[float, int] = field(default=(0.0, 0), init=False)
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._made = self.clock()
+        self._looked = (self._made, 0)
 
-    def arrived(self) -> None:
-        """A request came in."""
+    def arrived(self, offered: float = 0.0) -> None:
+        """A request came in, while so many came to the ingress in a second; 0: nobody waits there."""
         with self._lock:
             self._arrived += 1
+            if offered:
+                self._offered = offered
 
     def left(self) -> None:
         """A request is done with."""
@@ -69,9 +84,13 @@ class ServiceLoad:
     def as_metrics(self) -> dict[str, float]:
         """The counters, by the keys that the policy reads; call it in the thread that serves."""
         with self._lock:
+            now, (looked, arrived) = self.clock(), self._looked
+            share = self._offered / self.replicas * (now - looked)
+            self._elsewhere += max(0.0, share - (self._arrived - arrived))
+            self._offered, self._looked = 0.0, (now, self._arrived)
             reading = Reading(
                 time=0.0,
-                arrivals_total=self._arrived,
+                arrivals_total=self._arrived + self._elsewhere,
                 answered_total=self._left,
                 busy_seconds_total=self._busy,
                 busy_squares_total=self._squares,
@@ -98,11 +117,19 @@ class Counted:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        self.load.arrived()
+        self.load.arrived(_offered(scope["headers"]))
         try:
             await _timed(self.app(scope, receive, send), self.load)
         finally:
             self.load.left()
+
+
+def _offered(headers: Iterable[tuple[bytes, bytes]]) -> float:
+    """Requests a second at the ingress, where it says so."""
+    for name, value in headers:
+        if name == INGRESS_RATE:
+            return float(value) if value.isdigit() else 0.0
+    return 0.0
 
 
 @coroutine

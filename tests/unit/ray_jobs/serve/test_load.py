@@ -10,7 +10,7 @@ import pytest
 
 from millrace.autoscaling import Reading
 from millrace.autoscaling.readings import KEYS
-from ray_jobs.serve.load import Counted, ServiceLoad
+from ray_jobs.serve.load import INGRESS_RATE, Counted, ServiceLoad
 
 
 class Clock:
@@ -105,7 +105,7 @@ def test_threads_lose_no_count() -> None:
 
 
 async def ask(app: Any, kind: str = "http") -> None:
-    await Counted(app, app.load)({"type": kind}, nothing, nothing)
+    await Counted(app, app.load)({"type": kind, "headers": []}, nothing, nothing)
 
 
 async def nothing(*_: Any) -> dict[str, Any]:
@@ -177,9 +177,35 @@ def test_an_error_goes_through_and_other_connections_are_not_counted(load: Servi
             await app({"type": "bad"}, receive, send)
 
         with pytest.raises(ValueError, match="bad"):
-            await Counted(bad, load)({"type": "http"}, nothing, nothing)
+            await Counted(bad, load)({"type": "http", "headers": []}, nothing, nothing)
 
     asyncio.run(fail())
     found = reading(load)
     assert (found.arrivals_total, found.answered_total) == (1, 1)
     assert found.busy_seconds_total == pytest.approx(0.3)
+
+
+def test_who_is_refused_at_the_ingress_has_arrived(load: ServiceLoad, clock: Clock) -> None:
+    """200 a second come to the ingress for two replicas; this one gets 30 of its 100 in a second, the rest wait."""
+    load.replicas = 2
+    for _ in range(30):
+        load.arrived(200.0)
+    clock.now += 1.0
+    assert reading(load).arrivals_total == 100
+    # Nobody waits any more: what comes is what is counted.
+    load.arrived()
+    clock.now += 1.0
+    found = reading(load)
+    assert (found.arrivals_total, found.in_flight) == (101, 31)
+
+
+@pytest.mark.parametrize(("value", "arrived"), [(b"50", 50), (b"0", 1), (b"-7", 1), (b"1e3", 1), ("²".encode(), 1)])
+def test_the_ingress_says_how_many_come_with_a_header(
+    value: bytes, arrived: int, load: ServiceLoad, clock: Clock
+) -> None:
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        clock.now += 1.0
+
+    scope: Any = {"type": "http", "headers": [(b"host", b"a"), (INGRESS_RATE, value)]}
+    asyncio.run(Counted(answer, load)(scope, nothing, nothing))
+    assert reading(load).arrivals_total == arrived

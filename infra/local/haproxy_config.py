@@ -1,0 +1,147 @@
+"""Corrects the configuration that Ray Serve writes for HAProxy; run as a script in front of it.
+
+Ray's template binds statistics and metrics to all interfaces, has no bound on what it sends a replica, and answers its own
+failures with a bare 500. None of that is a setting of Ray's. This needs nothing but Python's own library, as it runs at
+each reload.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Requests of one customer that may wait and be answered at once; HAProxy has 4,096 connections for all.
+_MOST_OF_ONE = 2048
+#: Seconds in which a caller has to send a request's headers, and as much of its body as fits into a buffer.
+_SEND_SECONDS = 30
+
+_BIND_ALL = re.compile(r"^(\s*bind )\*?:")
+_ERROR_FILE = re.compile(r"^(\s*)errorfile (50[234]) ")
+_SECTION = re.compile(r"^(\w+) ?(\S*)")
+_SERVER = re.compile(r"^\s*server \S+ \S+ check\b(?!.* backup)")
+
+_CUSTOMERS = """\
+backend customers
+    # Which customer has how many requests here, by a digest of its key.
+    stick-table type integer size 100k expire 60s store conn_cur
+"""
+_TURNS = f"""\
+    # A body is waited for here, not at a replica's place.
+    option http-buffer-request
+    timeout http-request {_SEND_SECONDS}s
+    # Customers take turns: who has fewer requests here comes first.
+    http-request track-sc0 req.hdr(authorization),xxh32 table customers
+    http-request set-priority-class sc0_conn_cur
+    http-request deny deny_status 503 if {{ sc0_conn_cur gt {_MOST_OF_ONE} }}
+"""
+_PROBLEMS = {
+    "502": "the replica that had this request failed, and so did the others that it was given to",
+    "503": "the service is overloaded or has no replica: this request did not get its turn in time",
+    "504": "no replica has answered in time",
+}
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What an application's replicas get: so many requests at once each; the others wait so long for their turn."""
+
+    concurrent: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ingress:
+    """The ingress as Ray binds it, HOST:PORT, and where it listens instead, separated by commas."""
+
+    bound: str
+    wanted: str
+
+
+def corrected(config: str, ingress: Ingress | None, queues: Mapping[str, Queue]) -> str:
+    """The configuration with its listeners on loopback or where `ingress` says, and a queue before each application.
+
+    `queues` are by the name of the application; one that has none is left as it is.
+    """
+    return "\n".join(_corrected(config.splitlines(), ingress, queues)) + "\n"
+
+
+def _corrected(lines: Iterable[str], ingress: Ingress | None, queues: Mapping[str, Queue]) -> Iterator[str]:
+    section = ""
+    queue: Queue | None = None
+    for line in lines:
+        if line[:1].strip() and (found := _SECTION.match(line)):
+            if section == "defaults":
+                yield from _CUSTOMERS.splitlines()
+            section = " ".join(found.groups()).strip()
+            queue = queues.get(section.removeprefix("backend http-")) if section.startswith("backend http-") else None
+            yield line
+            if queue is not None:
+                yield from _queue_lines(queue)
+            continue
+        if section == "frontend http_frontend" and line.lstrip().startswith("default_backend "):
+            section = "frontend"
+        elif section == "frontend http_frontend" and line.lstrip().startswith("use_backend "):
+            yield from _TURNS.splitlines()
+            section = "frontend"
+        if error := _ERROR_FILE.match(line):
+            yield f"{error[1]}{_problem(error[2])}"
+        elif ingress is not None and line.strip() == f"bind {ingress.bound}":
+            yield line.replace(ingress.bound, ingress.wanted)
+        elif queue is not None and _SERVER.match(line):
+            yield f"{line} maxconn {queue.concurrent}"
+        else:
+            yield _BIND_ALL.sub(r"\g<1>127.0.0.1:", line)
+
+
+def _queue_lines(queue: Queue) -> Iterator[str]:
+    yield f"    timeout queue {max(1, round(queue.seconds * 1000))}ms"
+    # While some wait, replicas are told how many come: autoscaling counts those that never reach one.
+    yield "    http-request del-header x-ingress-rate"
+    yield "    http-request set-header x-ingress-rate %[be_sess_rate] if { queue gt 0 }"
+
+
+def _problem(status: str) -> str:
+    """An `http-error` with the problem document that says so."""
+    title = {"502": "Bad Gateway", "503": "Service Unavailable", "504": "Gateway Timeout"}[status]
+    document = {
+        "type": "urn:millrace:error:unavailable",
+        "title": title,
+        "status": int(status),
+        "detail": _PROBLEMS[status],
+        # Where the Open Inference Protocol has it.
+        "error": _PROBLEMS[status],
+        "next": "ask again later; a queue that stays calls for more replicas (serving.replicas)",
+    }
+    text = json.dumps(document)
+    return f"http-error status {status} content-type application/problem+json hdr retry-after 1 string '{text}'"
+
+
+def read_queues(folder: Path) -> dict[str, Queue]:
+    """Of each application, what its last deploy wrote there.
+
+    One that cannot be read has none, and stderr says so: the ingress is there for the others too.
+    """
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_bytes())
+            found[path.stem] = Queue(int(content["concurrent"]), float(content["seconds"]))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            sys.stderr.write(f"{path.stem} has no queue: {path}: {error!r}\n")
+    return found
+
+
+def main(settings: str, path: str) -> None:
+    """Correct the file at `path` in place."""
+    found = json.loads(settings)
+    ingress = Ingress(**found["ingress"]) if found["ingress"] else None
+    config = Path(path)
+    config.write_text(corrected(config.read_text(), ingress, read_queues(Path(found["queues"]))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
