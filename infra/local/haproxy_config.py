@@ -1,8 +1,8 @@
 """Corrects the configuration that Ray Serve writes for HAProxy; run as a script in front of it.
 
-Ray's template binds statistics and metrics to all interfaces, has no bound on what it sends a replica, and answers its own
-failures with a bare 500. None of that is a setting of Ray's. This needs nothing but Python's own library, as it runs at
-each reload.
+Ray's template binds statistics and metrics to all interfaces, has no bound on what it sends a replica, and answers its
+own failures with a bare 500. None of that is a setting of Ray's. This needs nothing but Python's own library, as it
+runs at each reload.
 """
 
 from __future__ import annotations

@@ -282,8 +282,8 @@ def _application(settings: Settings, pipeline: Pipeline, plan: TrafficPlan, code
 
 
 def code_version(pipeline: Pipeline, settings: Settings) -> str:
-    """Digest of what needs new processes when it changes: this repository's code, where things lie, who may ask, and the
-    queue at the ingress, which is told of with its replicas.
+    """Digest of what needs new processes when it changes: this repository's code, where things lie, who may ask, and
+    the queue at the ingress, which hears of it with its replicas.
 
     The pipeline folder's own code needs none: it is loaded anew with each version.
     """

@@ -14,7 +14,7 @@ from typing import Any
 from millrace.autoscaling.readings import Reading
 from ray_jobs.serve.asgi import Receive, Scope, Send
 
-#: The header with which the ingress tells a replica how many requests come in a second; see `infra/local/haproxy_config.py`.
+#: The header with which the ingress tells a replica how many requests come in a second; `haproxy_config` sets it.
 INGRESS_RATE = b"x-ingress-rate"
 
 
@@ -25,8 +25,8 @@ class ServiceLoad:
     `Counted` counts requests and what the loop's thread does for each. Whatever works on requests elsewhere, in another
     task or thread, does so inside `work`. Any thread may call.
 
-    Who waits at the ingress has not come here, and who is refused there never does. So while some wait, the ingress says
-    with each request how many come in a second, and this one's share of those counts as arrived.
+    Who waits at the ingress has not come here, and who is refused there never does. So while some wait, the ingress
+    says with each request how many come in a second, and this one's share of those counts as arrived.
     """
 
     clock: Callable[[], float] = time.perf_counter

@@ -1,4 +1,4 @@
-"""The queue at the ingress: HAProxy with what Ray writes for it, corrected, before a replica that the test holds back."""
+"""The queue at the ingress: HAProxy with what Ray writes for it, corrected; the test holds the replica's answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from infra.local import parts
 from infra.local.ports import free_ports
@@ -98,7 +97,9 @@ class Ingress:
 
     def waiting(self) -> int:
         """Requests that wait for their turn, as HAProxy counts them."""
-        rows = csv.DictReader(self.client.get(f"http://127.0.0.1:{self.stats}/stats;csv").text.lstrip("# ").splitlines())
+        rows = csv.DictReader(
+            self.client.get(f"http://127.0.0.1:{self.stats}/stats;csv").text.lstrip("# ").splitlines()
+        )
         (total,) = [row["qcur"] for row in rows if (row["pxname"], row["svname"]) == ("http-fares", "BACKEND")]
         return int(total)
 
