@@ -87,14 +87,19 @@ def part_status(settings: Settings, layout: Layout, name: str) -> PartStatus:
 
 def _serve_status(layout: Layout, part: Part) -> PartStatus:
     """Serve has no process of its own: HAProxy in Ray's session listens."""
-    listening = _listening(part)
-    record = read_record(layout.run, "ray")
-    ours = {process.pid for process in members(layout.state, "ray", record)} if listening else set()
-    if listening is None or listening.pid not in ours:
+    # At a reload another HAProxy takes over: one that was seen listening may be gone when it is looked at.
+    listening = _our_listener(layout, part) or _our_listener(layout, part)
+    if listening is None:
         return PartStatus("serve", False, False, part.address, None, _why_not(part, None))
     ready = part.ready()
     detail = f"log: {layout.log('serve')}" if ready else f"does not answer; log: {layout.log('serve')}"
     return PartStatus("serve", True, ready, part.address, listening.pid, detail)
+
+
+def _our_listener(layout: Layout, part: Part) -> Holder | None:
+    found = _listening(part)
+    ours = members(layout.state, "ray", read_record(layout.run, "ray")) if found else []
+    return found if found is not None and found.pid in {process.pid for process in ours} else None
 
 
 def _listening(part: Part) -> Holder | None:
