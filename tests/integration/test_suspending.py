@@ -23,6 +23,8 @@ from tasks.approval_watch import LOOK_SECONDS, ApprovalWatch
 from tasks.prefect_api import flow_state
 from tests.e2e.conftest import drifting_table
 
+pytestmark = pytest.mark.drill
+
 _ROOT = Path(__file__).resolve().parents[2]
 _FLOW = """
 from pathlib import Path
@@ -197,7 +199,6 @@ def test_an_answer_counts_while_prefect_is_away_and_the_watch_resumes(stage: Sta
     assert stage.outcome(run) == "approved"
 
 
-@pytest.mark.drill
 def test_without_an_answer_in_time_it_is_refused(stage: Stage, eventually: Callable[..., Any]) -> None:
     stage.pipeline("silent", expires_hours=0.01)
     run = stage.start("silent")
