@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 #: Requests of one customer that may wait and be answered at once; HAProxy has 4,096 connections for all.
@@ -19,6 +20,7 @@ _MOST_OF_ONE = 2048
 #: Seconds in which a caller has to send a request's headers, and as much of its body as fits into a buffer.
 _SEND_SECONDS = 30
 
+_FRONTEND = "frontend http_frontend"
 _BIND_ALL = re.compile(r"^(\s*bind )\*?:")
 _ERROR_FILE = re.compile(r"^(\s*)errorfile (50[234]) ")
 _SECTION = re.compile(r"^(\w+) ?(\S*)")
@@ -39,6 +41,7 @@ _TURNS = f"""\
     http-request deny deny_status 503 if {{ sc0_conn_cur gt {_MOST_OF_ONE} }}
 """
 _PROBLEMS = {
+    "408": f"the request did not come within {_SEND_SECONDS} s",
     "502": "the replica that had this request failed, and so did the others that it was given to",
     "503": "the service is overloaded or has no replica: this request did not get its turn in time",
     "504": "no replica has answered in time",
@@ -70,11 +73,12 @@ def corrected(config: str, ingress: Ingress | None, queues: Mapping[str, Queue])
 
 
 def _corrected(lines: Iterable[str], ingress: Ingress | None, queues: Mapping[str, Queue]) -> Iterator[str]:
-    section = ""
+    section, has_turns = "", False
     queue: Queue | None = None
     for line in lines:
         if line[:1].strip() and (found := _SECTION.match(line)):
             if section == "defaults":
+                yield f"    {_problem('408')}"
                 yield from _CUSTOMERS.splitlines()
             section = " ".join(found.groups()).strip()
             queue = queues.get(section.removeprefix("backend http-")) if section.startswith("backend http-") else None
@@ -82,11 +86,9 @@ def _corrected(lines: Iterable[str], ingress: Ingress | None, queues: Mapping[st
             if queue is not None:
                 yield from _queue_lines(queue)
             continue
-        if section == "frontend http_frontend" and line.lstrip().startswith("default_backend "):
-            section = "frontend"
-        elif section == "frontend http_frontend" and line.lstrip().startswith("use_backend "):
+        if section == _FRONTEND and not has_turns and line.lstrip().startswith("use_backend "):
             yield from _TURNS.splitlines()
-            section = "frontend"
+            has_turns = True
         if error := _ERROR_FILE.match(line):
             yield f"{error[1]}{_problem(error[2])}"
         elif ingress is not None and line.strip() == f"bind {ingress.bound}":
@@ -106,18 +108,20 @@ def _queue_lines(queue: Queue) -> Iterator[str]:
 
 def _problem(status: str) -> str:
     """An `http-error` with the problem document that says so."""
-    title = {"502": "Bad Gateway", "503": "Service Unavailable", "504": "Gateway Timeout"}[status]
+    is_ours = status != "408"
     document = {
-        "type": "urn:millrace:error:unavailable",
-        "title": title,
+        "type": f"urn:millrace:error:{'unavailable' if is_ours else 'request'}",
+        "title": HTTPStatus(int(status)).phrase,
         "status": int(status),
         "detail": _PROBLEMS[status],
         # Where the Open Inference Protocol has it.
         "error": _PROBLEMS[status],
-        "next": "ask again later; a queue that stays calls for more replicas (serving.replicas)",
+        "next": "ask again later; a queue that stays calls for more replicas (serving.replicas)"
+        if is_ours
+        else "send the whole request at once",
     }
-    text = json.dumps(document)
-    return f"http-error status {status} content-type application/problem+json hdr retry-after 1 string '{text}'"
+    later = "hdr retry-after 1 " if is_ours else ""
+    return f"http-error status {status} content-type application/problem+json {later}string '{json.dumps(document)}'"
 
 
 def read_queues(folder: Path) -> dict[str, Queue]:

@@ -39,9 +39,11 @@ class ServiceLoad:
     _busy: float = field(default=0.0, init=False)
     _squares: float = field(default=0.0, init=False)
     _warm_up: float = field(default=0.0, init=False)
-    #: Requests a second at the ingress when some waited there, since the last look; those that never came.
+    #: Requests a second at the ingress when some waited there, since the last look; those that were counted without
+    #: having come, and of these the ones that may still wait.
     _offered: float = field(default=0.0, init=False)
     _elsewhere: float = field(default=0.0, init=False)
+    _awaited: float = field(default=0.0, init=False)
     _looked: tuple[float, int] = field(default=(0.0, 0), init=False)
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
@@ -84,10 +86,7 @@ class ServiceLoad:
     def as_metrics(self) -> dict[str, float]:
         """The counters, by the keys that the policy reads; call it in the thread that serves."""
         with self._lock:
-            now, (looked, arrived) = self.clock(), self._looked
-            share = self._offered / self.replicas * (now - looked)
-            self._elsewhere += max(0.0, share - (self._arrived - arrived))
-            self._offered, self._looked = 0.0, (now, self._arrived)
+            self._count_elsewhere()
             reading = Reading(
                 time=0.0,
                 arrivals_total=self._arrived + self._elsewhere,
@@ -99,6 +98,18 @@ class ServiceLoad:
                 warm_up_seconds=self._warm_up,
             )
         return reading.as_metrics()
+
+    def _count_elsewhere(self) -> None:
+        """Count who came to the ingress and not here; who was counted so and comes now is not counted again."""
+        now, (looked, arrived) = self.clock(), self._looked
+        if self._offered:
+            absent = self._offered / self.replicas * (now - looked) - (self._arrived - arrived)
+            counted = max(-self._awaited, absent)
+            self._awaited += counted
+            self._elsewhere += counted
+        else:
+            self._awaited = 0.0
+        self._offered, self._looked = 0.0, (now, self._arrived)
 
 
 @dataclass(frozen=True)

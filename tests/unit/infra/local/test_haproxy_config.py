@@ -66,11 +66,13 @@ def test_with_no_application_there_is_nobody_to_take_turns() -> None:
 
 def test_failures_of_its_own_are_problem_documents() -> None:
     found = [line for line in lines(corrected(CONFIG, None, {})) if line.startswith(("http-error", "errorfile"))]
-    assert [line.split()[:3] for line in found] == [["http-error", "status", "502"], ["http-error", "status", "503"]]
+    assert [line.split()[:3] for line in found] == [
+        ["http-error", "status", status] for status in ("502", "503", "408")
+    ]
     for line in found:
         document = json.loads(line.partition(" string ")[2].strip("'"))
         assert {"type", "title", "status", "detail", "next", "error"} == set(document)
-        assert "hdr retry-after 1 " in line
+        assert ("hdr retry-after 1 " in line) == (document["status"] >= 500)
 
 
 def test_listeners_are_on_loopback_or_where_the_settings_say() -> None:

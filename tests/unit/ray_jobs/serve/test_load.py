@@ -7,6 +7,8 @@ import threading
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from millrace.autoscaling import Reading
 from millrace.autoscaling.readings import KEYS
@@ -197,6 +199,35 @@ def test_who_is_refused_at_the_ingress_has_arrived(load: ServiceLoad, clock: Clo
     clock.now += 1.0
     found = reading(load)
     assert (found.arrivals_total, found.in_flight) == (101, 31)
+
+
+def test_who_waited_at_the_ingress_and_comes_later_has_arrived_once(load: ServiceLoad, clock: Clock) -> None:
+    """100 come, of whom 60 are let in; then 20 come, and 55 are let in while some still wait."""
+    totals = []
+    for offered, let_in in ((100.0, 60), (20.0, 55), (0.0, 5)):
+        for _ in range(let_in):
+            load.arrived(offered)
+        clock.now += 1.0
+        totals.append(reading(load).arrivals_total)
+    assert totals[:2] == [100, 120]
+    # Nobody waits any more, so nobody knows which of these had waited.
+    assert totals[2] == 125
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), max_size=20), st.integers(1, 5))
+def test_arrivals_never_shrink_and_are_never_fewer_than_came(seconds: list[tuple[int, int]], replicas: int) -> None:
+    clock = Clock()
+    load = ServiceLoad(clock, cpu_clock=lambda: 0.0, replicas=replicas)
+    came, before = 0, 0.0
+    for offered, let_in in seconds:
+        for _ in range(let_in):
+            load.arrived(float(offered))
+        clock.now += 1.0
+        came += let_in
+        now = reading(load).arrivals_total
+        assert now >= before - 1e-6
+        assert now >= came - 1e-6
+        before = now
 
 
 @pytest.mark.parametrize(("value", "arrived"), [(b"50", 50), (b"0", 1), (b"-7", 1), (b"1e3", 1), ("²".encode(), 1)])
