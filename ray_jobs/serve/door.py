@@ -163,7 +163,7 @@ class Door:
                 return found
         raise UnknownCallerError(
             "this request has no valid key" if authorization else "this request has no key",
-            allowed="authorization: Bearer KEY",
+            allowed="a key as bearer token, in the header authorization",
             next="ask who runs the service for a key",
         )
 

@@ -160,6 +160,7 @@ def test_over_http_a_key_is_demanded_of_predictions_and_outcomes_only(world: Any
             refused = await ask("POST", path, json=BODY)
             assert refused.status_code == 401
             assert refused.headers["www-authenticate"] == 'Bearer realm="millrace"'
+            assert "bearer token" in refused.json()["allowed"], "who has no key is told how, and redaction lets it pass"
             assert refused.headers["content-type"] == "application/problem+json"
             assert refused.json()["type"] == "urn:millrace:error:unknown-caller"
         for path in ("/health", "/ready", "/"):
