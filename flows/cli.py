@@ -27,7 +27,7 @@ app = typer.Typer(
 keys = typer.Typer(
     help="Make, list and revoke the keys that ask for predictions (MILLRACE_KEYS_FILE).\n\n"
     "As soon as one exists, and always where MILLRACE_LISTEN is not loopback, a prediction needs "
-    "`authorization: Bearer KEY`. Replicas see a change with the next request.",
+    "its key as bearer token (header `authorization`). Replicas see a change with the next request.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

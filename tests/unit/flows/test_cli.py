@@ -12,6 +12,8 @@ import jsonschema
 import pytest
 import yaml
 
+from millrace.redaction import redact
+
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = (
     "up", "down", "status", "validate", "schema", "run", "check", "replay", "rollback", "traffic", "rollout",
@@ -79,6 +81,8 @@ def test_each_command_explains_itself(command: str) -> None:
     found = get_command(app).commands[command]  # type: ignore[attr-defined]
     assert len(found.help or "") > 40
     assert all(getattr(option, "help", None) for option in found.params if option.name != "help")
+    # Redaction stands before stdout, and takes some words for a secret.
+    assert redact(told := found.get_help(found.context_class(found))) == told
 
 
 def test_schema_fits_the_pipelines_here() -> None:
