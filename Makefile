@@ -84,6 +84,10 @@ bench-serving: $(STAMP) ## Compare serving with other servers, and kill it under
 	@command -v wrk >/dev/null || echo "wrk is not installed; a slower client stands in. On Debian: apt-get install wrk" >&2
 	@$(BIN)/python -m benchmarks.serving $(foreach part,$(ONLY),--only $(part))
 
+.PHONY: bench-training
+bench-training: $(STAMP) ## Compare loading, training and checkpoints with others, and kill them (ONLY="part part" for some parts)
+	@$(BIN)/python -m benchmarks.training $(foreach part,$(ONLY),--only $(part))
+
 .PHONY: chaos
 chaos: $(STAMP) ## Kill and fail every point of the loop and compare the worlds (SEED=1 COUNT=1000 REAL=100)
 	@$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --count $(or $(COUNT),1000) --real $(or $(REAL),100)

@@ -1,0 +1,36 @@
+"""`make bench-training`: measures each part in turn, prints a table and writes benchmarks/results/training.json.
+
+`--only PART` (several times) measures these and keeps the other parts' figures, each with its own date and commit.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.parts import Benchmark, Goal, Tell
+
+#: The parts in the order in which they are measured: each a module of this package with a `measure(tell)`.
+PARTS: tuple[str, ...] = ()
+
+#: Figure -> goal, as text for the table and as a test.
+GOALS: dict[str, Goal] = {}
+
+
+def main(
+    only: Annotated[list[str] | None, typer.Option(help=f"Measure only this part: {', '.join(PARTS)}.")] = None,
+) -> None:
+    """Measure how fast and how surely models are trained."""
+    Benchmark("training", {name: partial(_measure, name) for name in PARTS}, GOALS).run(only)
+
+
+def _measure(name: str, tell: Tell) -> dict[str, Any]:
+    found: dict[str, Any] = import_module(f"benchmarks.training.{name}").measure(tell)
+    return found
+
+
+if __name__ == "__main__":
+    typer.run(main)
