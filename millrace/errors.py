@@ -196,13 +196,13 @@ class UnknownCallerError(RequestError):
 
 
 class TooManyRequestsError(RequestError):
-    """`retry_after` is in seconds."""
+    """`retry_after` is in seconds; `can_be_held`: the ingress may refuse the customer's next ones by itself."""
 
     http_status = 429
     retryable = True
 
-    def __init__(self, what: str, *, retry_after: float = 1.0, **told: Any) -> None:
-        self.retry_after = retry_after
+    def __init__(self, what: str, *, retry_after: float = 1.0, can_be_held: bool = False, **told: Any) -> None:
+        self.retry_after, self.can_be_held = retry_after, can_be_held
         super().__init__(what, **told)
 
 

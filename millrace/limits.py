@@ -14,6 +14,8 @@ from typing import Any, Self
 
 from millrace.errors import ConfigError
 
+#: A customer that was refused is refused at the ingress for so long, which costs a replica nothing.
+HOLD_SECONDS = 0.025
 #: Part of the time between two requests that is a matter of floating point, not of the customer.
 _ROUNDING = 1e-6
 
@@ -39,6 +41,11 @@ class Limit:
                 allowed="a rate above 0 and a burst of at least 1",
             )
         return cls(float(rate), burst if burst is not None else max(1, math.ceil(rate)))
+
+    @property
+    def outlasts_hold(self) -> bool:
+        """Whether what a customer may ask after `HOLD_SECONDS` is still its own: a burst loses nothing by the wait."""
+        return self.rate * HOLD_SECONDS <= self.burst
 
     def as_dict(self) -> dict[str, Any]:
         return {"rate": self.rate, "burst": self.burst}

@@ -85,6 +85,7 @@ def play(
             deadline = batcher.deadline(clock())
             try:
                 customer = door.check(headers[name])
+                door.admit(customer)
                 await places.enter(customer, deadline)
                 try:
                     batcher.require_time(customer, deadline)

@@ -19,11 +19,14 @@ from pathlib import Path
 _MOST_OF_ONE = 2048
 #: Seconds in which a caller has to send a request's headers, and as much of its body as fits into a buffer.
 _SEND_SECONDS = 30
+#: Milliseconds in which whom a replica has refused is refused here; `millrace.limits.HOLD_SECONDS` is as long.
+HOLD_MS = 25
 
 _FRONTEND = "frontend http_frontend"
 _BIND_ALL = re.compile(r"^(\s*bind )\*?:")
 _ERROR_FILE = re.compile(r"^(\s*)errorfile (50[234]) ")
 _SECTION = re.compile(r"^(\w+) ?(\S*)")
+_ACL = re.compile(r"^\s*acl is_http-(\S+) ")
 _SERVER = re.compile(r"^\s*server \S+ \S+ check\b(?!.* backup)")
 
 _CUSTOMERS = """\
@@ -40,6 +43,7 @@ _TURNS = f"""\
     http-request set-priority-class sc0_conn_cur
     http-request deny deny_status 503 if {{ sc0_conn_cur gt {_MOST_OF_ONE} }}
 """
+_CALLER = "req.hdr(authorization),xxh32"
 _PROBLEMS = {
     "408": f"the request did not come within {_SEND_SECONDS} s",
     "502": "the replica that had this request failed, and so did the others that it was given to",
@@ -73,21 +77,27 @@ def corrected(config: str, ingress: Ingress | None, queues: Mapping[str, Queue])
 
 
 def _corrected(lines: Iterable[str], ingress: Ingress | None, queues: Mapping[str, Queue]) -> Iterator[str]:
-    section, has_turns = "", False
+    section, has_turns, applications = "", False, set[str]()
     queue: Queue | None = None
     for line in lines:
         if line[:1].strip() and (found := _SECTION.match(line)):
             if section == "defaults":
                 yield f"    {_problem('408')}"
                 yield from _CUSTOMERS.splitlines()
+                for name in queues:
+                    yield from _hold_tables(name)
             section = " ".join(found.groups()).strip()
             queue = queues.get(section.removeprefix("backend http-")) if section.startswith("backend http-") else None
             yield line
             if queue is not None:
-                yield from _queue_lines(queue)
+                yield from _queue_lines(queue, section.removeprefix("backend http-"))
             continue
+        if found := _ACL.match(line):
+            applications.add(found[1])
         if section == _FRONTEND and not has_turns and line.lstrip().startswith("use_backend "):
             yield from _TURNS.splitlines()
+            for name in sorted(applications & set(queues)):
+                yield from _hold_lines(name)
             has_turns = True
         if error := _ERROR_FILE.match(line):
             yield f"{error[1]}{_problem(error[2])}"
@@ -99,11 +109,45 @@ def _corrected(lines: Iterable[str], ingress: Ingress | None, queues: Mapping[st
             yield _BIND_ALL.sub(r"\g<1>127.0.0.1:", line)
 
 
-def _queue_lines(queue: Queue) -> Iterator[str]:
+def _hold_tables(name: str) -> Iterator[str]:
+    yield f"backend held-{name}"
+    yield "    # Whom a replica has just refused, by a digest of the key."
+    yield f"    stick-table type integer size 100k expire {HOLD_MS}ms"
+    yield f"backend refused-{name}"
+    yield "    # How often a customer was refused here since a replica heard of it."
+    yield "    stick-table type integer size 100k expire 1h store gpc0"
+
+
+def _hold_lines(name: str) -> Iterator[str]:
+    """Refuse here, for a moment, whom a replica has refused: that costs a replica as much as a small answer does."""
+    held = f"if is_http-{name} {{ {_CALLER},in_table(held-{name}) }}"
+    document = {
+        "type": "urn:millrace:error:too-many-requests",
+        "title": HTTPStatus.TOO_MANY_REQUESTS.phrase,
+        "status": 429,
+        "detail": "this customer asks too often",
+        "error": "this customer asks too often",
+        "next": f"ask again in {HOLD_MS / 1000:g} s or later",
+    }
+    yield f"    http-request track-sc1 {_CALLER} table refused-{name} if is_http-{name}"
+    yield f"    http-request sc-inc-gpc0(1) {held}"
+    yield (
+        "    http-request return status 429 content-type application/problem+json hdr retry-after 1 "
+        f"string '{json.dumps(document)}' {held}"
+    )
+
+
+def _queue_lines(queue: Queue, name: str) -> Iterator[str]:
     yield f"    timeout queue {max(1, round(queue.seconds * 1000))}ms"
     # While some wait, replicas are told how many come: autoscaling counts those that never reach one.
     yield "    http-request del-header x-ingress-rate"
     yield "    http-request set-header x-ingress-rate %[be_sess_rate] if { queue gt 0 }"
+    # A replica says whom to hold, and counts whom it was spared.
+    yield f"    http-request set-var(txn.caller) {_CALLER}"
+    yield "    http-request del-header x-ingress-refused"
+    yield "    http-request set-header x-ingress-refused %[sc1_clr_gpc0] if { sc1_get_gpc0 gt 0 }"
+    yield f"    http-response track-sc2 var(txn.caller) table held-{name} if {{ res.hdr(x-ingress-hold) -m found }}"
+    yield "    http-response del-header x-ingress-hold"
 
 
 def _problem(status: str) -> str:

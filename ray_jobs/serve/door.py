@@ -15,7 +15,7 @@ from millrace.errors import (
     UnknownCallerError,
 )
 from millrace.keys import LOCAL, KeyFile, digest_key
-from millrace.limits import Limit, Limiter
+from millrace.limits import HOLD_SECONDS, Limit, Limiter
 from millrace.quotas import Quotas, Usage
 from millrace.settings import Settings
 
@@ -80,25 +80,46 @@ class Door:
         self._limiter.share = 1 / replicas
 
     def check(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
-        """The customer whose key the request carries, or `NOBODY`; it counts as one of its requests.
+        """The customer whose key the request carries, or `NOBODY`.
 
         Raises:
             UnknownCallerError: no valid key.
             ForeignRequestError: a page of another origin asks, or it is asked under a foreign name.
-            TooManyRequestsError: the customer asks more often than it may.
             ServiceError: the file of the keys cannot be read; nobody is let in then.
         """
-        customer = self._caller(headers)
-        if customer != NOBODY and (wait := self._limiter.wait_of(customer)):
-            limit = self._limiter.limits.get(customer, self._limiter.default)
-            raise TooManyRequestsError(
-                f"customer {customer} asks too often",
-                rule="limit",
-                allowed=limit and f"{limit.rate:g} requests a second, {limit.burst} at once",
-                next=f"ask again in {wait:.3g} s",
-                retry_after=wait,
-            )
-        return customer
+        self._refresh()
+        authorization = host = origin = b""
+        for name, value in headers:
+            if name == b"authorization":
+                authorization = value
+            elif name == b"host":
+                host = value
+            elif name == b"origin":
+                origin = value
+        if not self.demanded and not self._customers:
+            self._require_near(host.decode("latin-1").lower(), origin.decode("latin-1").lower())
+            return NOBODY
+        return self._customer(authorization)
+
+    def admit(self, customer: str) -> None:
+        """One request of the customer's rate.
+
+        Raises:
+            TooManyRequestsError: the customer asks more often than it may.
+        """
+        if customer == NOBODY or not (wait := self._limiter.wait_of(customer)):
+            return
+        limit = self._limiter.limits.get(customer, self._limiter.default)
+        can_be_held = limit is not None and limit.outlasts_hold
+        wait = max(wait, HOLD_SECONDS) if can_be_held else wait
+        raise TooManyRequestsError(
+            f"customer {customer} asks too often",
+            rule="limit",
+            allowed=limit and f"{limit.rate:g} requests a second, {limit.burst} at once",
+            next=f"ask again in {wait:.3g} s",
+            retry_after=wait,
+            can_be_held=can_be_held,
+        )
 
     def spend(self, customer: str) -> None:
         """One request of the customer's quota.
@@ -116,6 +137,7 @@ class Door:
                 allowed=f"{self._quotas.of(customer):,} requests a day (UTC)",
                 next=f"ask again after midnight (UTC), in {wait / 3600:.1f} h, or ask who runs the service for more",
                 retry_after=wait,
+                can_be_held=True,
             )
 
     def forgive(self, customer: str) -> None:
@@ -128,28 +150,13 @@ class Door:
         if self._quotas is not None:
             self._quotas.close()
 
-    def _caller(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
-        self._refresh()
-        authorization = host = origin = b""
-        for name, value in headers:
-            if name == b"authorization":
-                authorization = value
-            elif name == b"host":
-                host = value
-            elif name == b"origin":
-                origin = value
-        if not self.demanded and not self._customers:
-            self._require_near(host.decode("latin-1").lower(), origin.decode("latin-1").lower())
-            return NOBODY
-        return self._customer(authorization)
-
     def check_operator(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Whether who asks runs the service: what customers do is no customer's business.
 
         Raises:
             UnknownCallerError, ForeignRequestError, ServiceError: as `check`.
         """
-        if (customer := self._caller(headers)) not in OPERATORS:
+        if (customer := self.check(headers)) not in OPERATORS:
             raise ForeignRequestError(
                 "this is for who runs the service",
                 got=f"a key of {customer}",

@@ -67,15 +67,22 @@ class Metrics:
 
     def count(self, version: str, customer: str, outcome: str, num_rows: int, seconds: float) -> None:
         """One request for predictions that has ended; `seconds` is from its first byte to its answer."""
-        key = (version, customer, outcome)
-        series = self._series.get(key)
-        if series is None:
-            series = self._series[key] = self._bound(version, self._known(customer), outcome)
-        requests, rows, duration = series
+        requests, rows, duration = self._of(version, customer, outcome)
         requests.inc()
         if num_rows:
             rows.inc(num_rows)
         duration.observe(seconds)
+
+    def count_limited(self, customer: str, count: int) -> None:
+        """So many requests of a customer that asks too often never got here."""
+        self._of("", customer, LIMITED)[0].inc(count)
+
+    def _of(self, version: str, customer: str, outcome: str) -> tuple[Any, Any, Any]:
+        key = (version, customer, outcome)
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = self._bound(version, self._known(customer), outcome)
+        return series
 
     def count_batch(self, version: str, waited: float, batch_rows: int, cached_rows: int) -> None:
         """How one answered request was executed: the seconds it waited for its batch, the rows of that batch, and how

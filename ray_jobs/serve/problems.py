@@ -16,6 +16,9 @@ from ray_jobs.serve.asgi import Reply
 
 CONTENT_TYPE = b"application/problem+json"
 
+#: The header with which a replica asks the ingress to refuse a customer's next requests; `haproxy_config` acts on it.
+HOLD = b"x-ingress-hold"
+
 
 class NoRouteError(RequestError):
     """A path that this service does not have."""
@@ -43,6 +46,9 @@ def _headers(error: Exception, status: int) -> Iterator[tuple[bytes, bytes]]:
     if isinstance(error, TooManyRequestsError | OverloadedError):
         # Whole seconds, and never too few.
         yield b"retry-after", str(math.ceil(error.retry_after)).encode()
+    if isinstance(error, TooManyRequestsError) and error.can_be_held:
+        # For the ingress, which keeps it.
+        yield HOLD, b"1"
     if isinstance(error, ContentEncodingError):
         # RFC 9110, section 15.5.16: what would have been taken.
         yield b"accept-encoding", b"identity"

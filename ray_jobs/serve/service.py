@@ -61,6 +61,9 @@ from ray_jobs.serve.versions import Answers, LoadedVersion, Target, load_version
 _log = logging.getLogger(__name__)
 _REQUEST_ID = b"x-request-id"
 _SESSION_ID = b"x-session-id"
+#: The header with which the ingress tells how many requests of this customer it has refused; `haproxy_config` sets it.
+INGRESS_REFUSED = b"x-ingress-refused"
+_REFUSED_DIGITS = 6
 
 
 @dataclass(slots=True)
@@ -305,6 +308,8 @@ class PredictionService:
             return await route.handler(b"", asked)
         if self._door is not None:
             asked.customer = self._door.check(asked.headers)
+            self._count_refused(asked)
+            self._door.admit(asked.customer)
             if route.is_prediction:
                 self._door.spend(asked.customer)
                 asked.is_counted = True
@@ -319,6 +324,12 @@ class PredictionService:
             return None if body is None else await route.handler(body, asked)
         finally:
             self._places.leave()
+
+    def _count_refused(self, asked: _Asked) -> None:
+        """Count the requests of this customer that the ingress has refused since it last told."""
+        count = next((value for name, value in asked.headers if name == INGRESS_REFUSED), b"")
+        if count.isdigit() and len(count) <= _REFUSED_DIGITS and self._metrics is not None:
+            self._metrics.count_limited(asked.customer, int(count))
 
     def _route(self, path: str) -> _Route:
         if (route := self._routes.get(path)) is not None:

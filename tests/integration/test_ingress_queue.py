@@ -32,6 +32,8 @@ class HeldReplica:
     """Answers each request when the test says so; what it was asked, in the order in which it came."""
 
     came: list[dict[str, str]] = field(default_factory=list)
+    #: Names of requests that it refuses, and asks the ingress to refuse their customer's next ones.
+    refused: set[str] = field(default_factory=set)
     _waiting: dict[str, threading.Event] = field(default_factory=dict)
 
     def names(self) -> list[str]:
@@ -57,10 +59,15 @@ def serving(replica: HeldReplica) -> Iterator[int]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             replica.take({name.lower(): value for name, value in self.headers.items()})
-            self._reply(body)
+            if self.headers["x-name"] in replica.refused:
+                self._reply(body, 429, ("x-ingress-hold", "1"), ("retry-after", "7"))
+            else:
+                self._reply(body)
 
-        def _reply(self, body: bytes) -> None:
-            self.send_response(200)
+        def _reply(self, body: bytes, status: int = 200, *headers: tuple[str, str]) -> None:
+            self.send_response(status)
+            for header in headers:
+                self.send_header(*header)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             with suppress(ConnectionError):  # HAProxy has seen enough of a health check's answer, or is gone
@@ -225,3 +232,27 @@ def test_who_sends_slowly_takes_nobodys_place(tmp_path: Path) -> None:
         slow.settimeout(SECONDS)
         assert slow.recv(65536).startswith(b"HTTP/1.1 200")
         assert found.replica.names() == ["quick", "slow"]
+
+
+def test_whom_a_replica_refuses_the_ingress_refuses_for_a_moment_and_tells_how_often(tmp_path: Path) -> None:
+    with ingress(tmp_path, IngressQueue(8, SECONDS)) as found:
+        found.replica.refused.add("first")
+        for name in ("first", "other", "after"):
+            found.replica.release(name)
+        # Refused by the replica, which says so to the ingress and not to who asked.
+        first = found.ask("first", "greedy").result()
+        assert (first.status_code, first.headers["retry-after"]) == (429, "7")
+        assert "x-ingress-hold" not in first.headers
+        held = 0
+        while (answer := found.ask("after", "greedy", **{"x-ingress-refused": "5"}).result()).status_code == 429:
+            held += 1
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.headers["retry-after"] == "1"
+            assert answer.json()["type"] == "urn:millrace:error:too-many-requests"
+            assert found.ask("other", "modest").result().status_code == 200, "nobody else is held"
+        assert answer.status_code == 200, "it is not held for long"
+        assert held, "the ingress has refused none"
+        (told,) = [headers for headers in found.replica.came if headers["x-name"] == "after"]
+        assert told["x-ingress-refused"] == str(held)
+        assert found.ask("after", "greedy").result().status_code == 200
+        assert "x-ingress-refused" not in found.replica.came[-1], "it is told once"

@@ -24,6 +24,9 @@ frontend prometheus
     bind :9101
 frontend http_frontend
     bind 127.0.0.1:8000
+    acl is_http-fares path_beg /v1/fares/
+    acl is_http-fares path /v1/fares
+    acl is_http-delays path /v1/delays
     use_backend http-fares if is_http-fares
     use_backend http-delays if is_http-delays
     default_backend default_backend
@@ -57,6 +60,18 @@ def test_turns_are_told_once_before_any_backend_is_chosen() -> None:
     (turn,) = [at for at, line in enumerate(found) if line.startswith("http-request set-priority-class")]
     assert found.index("bind 127.0.0.1:8000") < turn < found.index("use_backend http-fares if is_http-fares")
     assert found.count("backend customers") == 1
+
+
+def test_whom_a_replica_refuses_is_held_where_the_application_has_a_queue() -> None:
+    found = lines(corrected(CONFIG, None, {"fares": Queue(32, 0.05), "gone": Queue(1, 1)}))
+    held = [line for line in found if line.startswith("http-request return status 429")]
+    assert len(held) == 1, "an application that is not there has no rule, which HAProxy would refuse"
+    assert held[0].endswith(" if is_http-fares { req.hdr(authorization),xxh32,in_table(held-fares) }")
+    document = json.loads(held[0].partition(" string '")[2].partition("' if ")[0])
+    assert document["status"] == 429
+    assert {"type", "title", "detail", "next", "error"} < set(document)
+    assert found.index(held[0]) < found.index("use_backend http-fares if is_http-fares")
+    assert found.count("backend held-fares") == found.count("backend refused-fares") == 1
 
 
 def test_with_no_application_there_is_nobody_to_take_turns() -> None:

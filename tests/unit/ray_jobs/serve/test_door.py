@@ -15,15 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infra.local import haproxy_config
 from millrace.errors import ForeignRequestError, ServiceError, TooManyRequestsError, UnknownCallerError
 from millrace.inference_log import read_answers
 from millrace.keys import KeyFile
-from millrace.limits import Limit
+from millrace.limits import HOLD_SECONDS, Limit
 from millrace.quotas import Usage, day_of
 from millrace.settings import Settings
 from millrace.spec.serving import AutoscalingSpec, CustomerLimitSpec
 from ray_jobs.serve.door import NOBODY, Door
-from ray_jobs.serve.service import PredictionService
+from ray_jobs.serve.problems import HOLD, problem
+from ray_jobs.serve.service import INGRESS_REFUSED, PredictionService
 
 HOME = (b"host", b"127.0.0.1:8000")
 BODY = {"rows": [{"delay": 1.5, "carrier": "UA"}]}
@@ -180,17 +182,48 @@ def test_a_customer_has_one_limit_over_all_its_keys(keys: KeyFile) -> None:
     door = replace(Door.of(Settings(keys_file=keys.path)), clock=Clock())
     one, other, foreign = (keys.create(customer)[1] for customer in ("acme", "acme", "umbrella"))
     keys.limit("acme", Limit.of(0.001, 2))
-    assert [door.check([HOME, bearer(key)]) for key in (one, other)] == ["acme", "acme"]
+
+    def ask(key: str) -> str:
+        customer = door.check([HOME, bearer(key)])
+        door.admit(customer)
+        return customer
+
+    assert [ask(key) for key in (one, other)] == ["acme", "acme"]
     with pytest.raises(TooManyRequestsError, match="acme asks too often") as refused:
-        door.check([HOME, bearer(one)])
+        ask(one)
     assert 990 < refused.value.retry_after <= 1000
-    assert door.check([HOME, bearer(foreign)]) == "umbrella"
+    assert ask(foreign) == "umbrella"
     keys.limit("acme", None)
-    assert door.check([HOME, bearer(one)]) == "acme", "a change needs no restart"
+    assert ask(one) == "acme", "a change needs no restart"
     door.allow(Limit.of(0.001, 4), quota=None)
     door.divide(replicas=4)
     with pytest.raises(TooManyRequestsError, match=r"0\.001 requests a second, 4 at once"):
-        door.check([HOME, bearer(other)])
+        ask(other)
+
+
+@pytest.mark.parametrize(
+    ("limit", "held"),
+    [(Limit.of(1000), True), (Limit.of(0.001, 1), True), (Limit.of(1000, 25), True), (Limit.of(1000, 24), False)],
+)
+def test_the_ingress_holds_only_whom_it_costs_nothing_of_the_rate(limit: Limit, held: bool, keys: KeyFile) -> None:
+    door = replace(Door.of(Settings(keys_file=keys.path)), clock=lambda: 1.0)
+    headers = [HOME, bearer(keys.create("acme")[1])]
+    keys.limit("acme", limit)
+    customer = door.check(headers)
+
+    def ask_on() -> None:
+        while True:
+            door.admit(customer)
+
+    with pytest.raises(TooManyRequestsError) as refused:
+        ask_on()
+    assert refused.value.can_be_held == held
+    assert (refused.value.retry_after >= HOLD_SECONDS) == held
+    assert ((HOLD, b"1") in problem(refused.value, "id").headers) == held
+
+
+def test_ingress_and_replica_agree_for_how_long_a_customer_is_held() -> None:
+    assert haproxy_config.HOLD_MS == HOLD_SECONDS * 1000
 
 
 def test_a_refusal_says_when_to_ask_again_and_an_answer_is_the_customers(world: Any, keys: KeyFile) -> None:
@@ -215,6 +248,44 @@ def test_a_refusal_says_when_to_ask_again_and_an_answer_is_the_customers(world: 
     assert log["customer"].tolist() == ["acme"]
 
 
+class Counted:
+    """What a replica is told to count."""
+
+    def __init__(self) -> None:
+        self.limited: list[tuple[str, int]] = []
+
+    def count_limited(self, customer: str, count: int) -> None:
+        self.limited.append((customer, count))
+
+    def count(self, *_: object) -> None:
+        """Tested elsewhere."""
+
+    count_batch = count
+
+
+def test_whom_the_ingress_has_refused_a_replica_counts(world: Any, keys: KeyFile) -> None:
+    service = PredictionService(
+        world.pipeline, world.store, world.log_folder, door=Door.of(Settings(keys_file=keys.path))
+    )
+    service._metrics = counted = Counted()
+    key = keys.create("acme")[1]
+
+    async def ask(told: str) -> int:
+        headers = {"authorization": f"Bearer {key}", INGRESS_REFUSED.decode(): told}
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(service), base_url="http://127.0.0.1:8000"
+        ) as client:
+            return (await client.post("/predict", json=BODY, headers=headers)).status_code
+
+    async def story() -> list[int]:
+        await service.load(world.publish("1"))
+        return [await ask(told) for told in ("41", "-1", "x", "9999999", "")]
+
+    assert asyncio.run(story()) == [200] * 5
+    service.close()
+    assert counted.limited == [("acme", 41)]
+
+
 def test_a_limit_is_divided_by_the_replicas_that_run_and_until_they_are_known_by_the_fewest(
     world: Any, keys: KeyFile
 ) -> None:
@@ -236,7 +307,7 @@ def test_a_limit_is_divided_by_the_replicas_that_run_and_until_they_are_known_by
         count = 0
         with contextlib.suppress(TooManyRequestsError):
             while count < 50:
-                door.check(headers)
+                door.admit(door.check(headers))
                 count += 1
         service.close()
         return count

@@ -155,3 +155,16 @@ def test_the_share_of_each_version_is_told_and_kept_in_no_file(tmp_path: Path) -
         assert value(text, "millrace_traffic_share", pipeline="tiny", version="1") == 0.95
         assert value(text, "millrace_traffic_share", pipeline="tiny", version="2") == 0.05
     assert not [path for path in tmp_path.iterdir() if "gauge" in path.name]
+
+
+def test_whom_the_ingress_refused_is_counted_and_has_taken_no_time(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from ray_jobs.serve.metrics import Metrics; "
+        "metrics = Metrics('tiny', Path(sys.argv[1])); "
+        "metrics.count_limited('acme', 3); metrics.count_limited('acme', 4); "
+        "print(metrics.text().decode())"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert value(done.stdout, "millrace_requests_total", customer="acme", outcome="limited") == 7
+    assert value(done.stdout, "millrace_request_seconds_count", outcome="limited") in (None, 0)
