@@ -51,6 +51,8 @@ GOALS: dict[str, Goal] = {
     "kills.failed": ("0", lambda value: value == 0),
     "redeploys.count": ("10", lambda value: value >= 10),
     "redeploys.failed": ("0", lambda value: value == 0),
+    "redeploys.version_p99_ratio": ("at most 2", lambda value: value <= 2),
+    "redeploys.code_p99_ratio": ("at most 2", lambda value: value <= 2),
     "cache.executions_saved": ("at least 0.4", lambda value: value >= 0.4),
     "cache.hit_ms": ("under 0.2", lambda value: value < 0.2),
     "batching.worst_share_of_best_fixed": ("at least 0.95", lambda value: value >= 0.95),
@@ -59,6 +61,7 @@ GOALS: dict[str, Goal] = {
     "protocols.compared": ("50", lambda value: value >= 50),
     "protocols.unexplained": ("0", lambda value: value == 0),
     "fairness.p99_ratio": ("at most 1.2", lambda value: value <= 1.2),
+    "fairness.service_p99_ratio": ("at most 1.2", lambda value: value <= 1.2),
     "fairness.goodput_share": ("at least 0.99", lambda value: value >= 0.99),
     "batching.lone_added_ms": ("at most 0.5", lambda value: value <= 0.5),
 }

@@ -7,7 +7,8 @@ that waits for a slow answer before it asks again, or that starts its clock when
 just the requests that would have waited ("coordinated omission": Gil Tene, How NOT to Measure Latency, 2015).
 
 The plan is the first line of standard input; its end stops the load. Lines of JSON come back: progress, then figures.
-Nothing is tried again: a connection that the server closes under a request is a failed request.
+With `timeline`, the figures
+have each answered request: when it was due (of the monotonic clock) and its seconds. Nothing is tried again: a connection that the server closes under a request is a failed request.
 """
 
 from __future__ import annotations
@@ -114,6 +115,8 @@ class Load:
 
     plan: dict[str, Any]
     seconds: list[float] = field(default_factory=list)
+    #: When each of these was due.
+    due: list[float] = field(default_factory=list)
     #: How long after its time each request left: what this process, not the server, added.
     late: list[float] = field(default_factory=list)
     problems: Counter[str] = field(default_factory=Counter)
@@ -182,6 +185,7 @@ class Load:
         def done(problem: str | None) -> None:
             if problem is None:
                 self.seconds.append(loop.time() - due)
+                self.due.append(due)
             else:
                 self.problems[problem] += 1
             then()
@@ -220,7 +224,9 @@ class Load:
             yield next(templates).body(number)
 
     def _figures(self, seconds: float) -> dict[str, Any]:
+        timeline = {"timeline": list(zip(self.due, self.seconds, strict=True))} if self.plan.get("timeline") else {}
         return {
+            **timeline,
             "seconds": round(seconds, 3),
             "requests": self.sent,
             "failed": self.problems.total(),

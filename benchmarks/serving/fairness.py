@@ -28,45 +28,58 @@ _SEED = 2013
 _GREEDY = "greedy"
 #: The others may ask twice as often as they do: how they come at random must not be what refuses them.
 _ROOM = 2
+#: What the ingress answers by itself: asked there, the greedy one costs the others its client, and nothing of ours.
+_ELSEWHERE = "/-/routes"
 #: Longer than replicas take to see another limit.
 _SEEN_SECONDS = 0.5
 
 
 def measure(options: Options, tell: Tell) -> dict[str, Any]:
-    """Rounds of three loads by turns: the others alone; beside the greedy one; beside it when it has no limit.
+    """Rounds of four loads by turns: the others alone; beside the greedy one; beside it when it has no limit; beside one
+    that asks as often, but only for what HAProxy answers by itself.
 
     `p99_ratio` is of the others' p99 beside the greedy one and alone, round by round; `goodput_share` is the share of
-    the others' requests that were answered beside it, of that share alone.
+    the others' requests that were answered beside it, of that share alone. The greedy one's client has the same cores:
+    `service_p99_ratio` is of the p99 beside the greedy one and beside the client alone, which asks elsewhere.
     """
     rate, seconds = options.load_rate / OTHERS, 4 * options.seconds
-    found: dict[str, list[dict[str, Any]]] = {"alone": [], "beside": [], "unlimited": []}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("alone", "elsewhere", "beside", "unlimited")}
     with (
         tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder,
         serving_millrace(make_fixture(Path(folder)), replicas=REPLICAS) as server,
     ):
         server.target.check()
         targets = _customers(server, rate)
-        _load(targets, rate, options.seconds, greedy=False)  # warm
+        greedy = targets.pop(_GREEDY)
+        others = list(targets.values())
+        elsewhere = replace(greedy, path=_ELSEWHERE)
+        loads: list[tuple[str, Target | None, Limit | None]] = [
+            ("alone", None, None),
+            ("elsewhere", elsewhere, None),
+            ("beside", greedy, Limit.of(rate)),
+            ("unlimited", greedy, None),
+        ]
+        _load(others, None, rate, options.seconds)  # warm
         for number in range(options.rounds):
-            for name, limit in (("alone", None), ("beside", Limit.of(rate)), ("unlimited", None)):
+            for name, asked, limit in loads:
                 KeyFile(server.settings.keys_path).limit(_GREEDY, limit)
                 time.sleep(_SEEN_SECONDS)
-                figures = _load(targets, rate, seconds, greedy=name != "alone")
+                figures = _load(others, asked, rate, seconds)
                 found[name].append(figures)
                 tell(f"round {number + 1}, {name}: {_told(figures)}")
     return {"fairness": {"customers": OTHERS, "rate": rate, "times": TIMES, **summary(found)}}
 
 
 def summary(found: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """The figures of the loads `alone`, `beside` and `unlimited`, each a list by round of what `_load` gives."""
+    """The figures of the loads by name, each a list by round of what `_load` gives."""
     alone = found["alone"]
-    told: dict[str, Any] = {"alone_p99_ms": spread([each["others"]["p99_ms"] for each in alone])}
+    p99s = {name: [each["others"]["p99_ms"] for each in rounds] for name, rounds in found.items()}
+    told: dict[str, Any] = {f"{name}_p99_ms": spread(each) for name, each in p99s.items()}
+    told["service_p99_ratio"] = spread(_ratios(p99s["beside"], p99s["elsewhere"]))["median"]
     for name, prefix in (("beside", ""), ("unlimited", "unlimited_")):
         rounds = found[name]
-        p99s = [each["others"]["p99_ms"] for each in rounds]
-        ratios = [p99 / each["others"]["p99_ms"] for p99, each in zip(p99s, alone, strict=True)]
+        ratios = _ratios(p99s[name], p99s["alone"])
         told |= {
-            f"{name}_p99_ms": spread(p99s),
             f"{prefix}p99_ratio": spread(ratios)["median"],
             f"{prefix}p99_ratios": spread(ratios),
             f"{prefix}goodput_share": _goodput(rounds) / _goodput(alone),
@@ -86,15 +99,18 @@ def _customers(server: Server, rate: float) -> dict[str, Target]:
     return found
 
 
-def _load(targets: Mapping[str, Target], rate: float, seconds: float, *, greedy: bool) -> dict[str, Any]:
+def _ratios(above: list[float], below: list[float]) -> list[float]:
+    return [one / other for one, other in zip(above, below, strict=True)]
+
+
+def _load(others: list[Target], greedy: Target | None, rate: float, seconds: float) -> dict[str, Any]:
     """The figures of the `others`, who ask in turn, and of the `greedy` one where it is there."""
-    others = [target for name, target in targets.items() if name != _GREEDY]
     with ExitStack() as stack:
         plan = open_loop_plan(OTHERS * rate, seconds, seed=_SEED)
         asked = {"others": stack.enter_context(start_client(others[0], plan, others[1:]))}
-        if greedy:
+        if greedy is not None:
             plan = open_loop_plan(TIMES * rate, seconds, seed=_SEED + 1)
-            asked["greedy"] = stack.enter_context(start_client(targets[_GREEDY], plan))
+            asked["greedy"] = stack.enter_context(start_client(greedy, plan))
         return {name: client.result() for name, client in asked.items()}
 
 

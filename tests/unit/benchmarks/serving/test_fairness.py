@@ -21,6 +21,7 @@ def test_ratios_are_taken_by_round_and_shares_over_all() -> None:
     found = summary(
         {
             "alone": [load(10.0, 0), load(20.0, 0), load(10.0, 10)],
+            "elsewhere": [load(10.0, 0, 5000), load(20.0, 0, 5000), load(10.0, 0, 5000)],
             "beside": [load(11.0, 0, 500), load(30.0, 30, 510), load(12.0, 10, 500)],
             "unlimited": [load(20.0, 0, 5000), load(40.0, 0, 4000), load(10.0, 300, 3000)],
         }
@@ -28,6 +29,7 @@ def test_ratios_are_taken_by_round_and_shares_over_all() -> None:
     assert found["alone_p99_ms"] == {"median": 10.0, "min": 10.0, "max": 20.0}
     assert found["p99_ratios"] == {"median": 1.2, "min": 1.1, "max": 1.5}
     assert found["p99_ratio"] == 1.2
+    assert found["service_p99_ratio"] == 1.2
     assert found["unlimited_p99_ratio"] == 2.0
     assert found["goodput_share"] == pytest.approx((2960 / 3000) / (2990 / 3000))
     assert found["unlimited_goodput_share"] == pytest.approx((2700 / 3000) / (2990 / 3000))
