@@ -7,8 +7,8 @@ that waits for a slow answer before it asks again, or that starts its clock when
 just the requests that would have waited ("coordinated omission": Gil Tene, How NOT to Measure Latency, 2015).
 
 The plan is the first line of standard input; its end stops the load. Lines of JSON come back: progress, then figures.
-With `timeline`, the figures
-have each answered request: when it was due (of the monotonic clock) and its seconds. Nothing is tried again: a connection that the server closes under a request is a failed request.
+With `timeline`, the figures have each answered request: when it was due (of the monotonic clock) and its seconds.
+Nothing is tried again: a connection that the server closes under a request is a failed request.
 """
 
 from __future__ import annotations

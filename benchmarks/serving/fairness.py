@@ -35,8 +35,8 @@ _SEEN_SECONDS = 0.5
 
 
 def measure(options: Options, tell: Tell) -> dict[str, Any]:
-    """Rounds of four loads by turns: the others alone; beside the greedy one; beside it when it has no limit; beside one
-    that asks as often, but only for what HAProxy answers by itself.
+    """Rounds of four loads by turns: the others alone; beside one that asks as often as the greedy one, but only for
+    what HAProxy answers by itself; beside the greedy one; beside it when it has no limit.
 
     `p99_ratio` is of the others' p99 beside the greedy one and alone, round by round; `goodput_share` is the share of
     the others' requests that were answered beside it, of that share alone. The greedy one's client has the same cores:
