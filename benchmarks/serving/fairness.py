@@ -28,19 +28,21 @@ _SEED = 2013
 _GREEDY = "greedy"
 #: The others may ask twice as often as they do: how they come at random must not be what refuses them.
 _ROOM = 2
-#: What the ingress answers by itself: asked there, the greedy one costs the others its client, and nothing of ours.
+#: What HAProxy answers by itself. When only one in ten is for a prediction and the others ask there, the greedy one costs
+#: the others its client, and what it may have answered.
 _ELSEWHERE = "/-/routes"
 #: Longer than replicas take to see another limit.
 _SEEN_SECONDS = 0.5
 
 
 def measure(options: Options, tell: Tell) -> dict[str, Any]:
-    """Rounds of four loads by turns: the others alone; beside one that asks as often as the greedy one, but only for
-    what HAProxy answers by itself; beside the greedy one; beside it when it has no limit.
+    """Rounds of four loads by turns: the others alone; beside one that asks as often as the greedy one, but for no more
+    predictions than its limit, and else for what HAProxy answers by itself; beside the greedy one; beside it when it
+    has no limit.
 
     `p99_ratio` is of the others' p99 beside the greedy one and alone, round by round; `goodput_share` is the share of
     the others' requests that were answered beside it, of that share alone. The greedy one's client has the same cores:
-    `service_p99_ratio` is of the p99 beside the greedy one and beside the client alone, which asks elsewhere.
+    `service_p99_ratio` is of the p99 beside the greedy one and beside that client when it asks elsewhere.
     """
     rate, seconds = options.load_rate / OTHERS, 4 * options.seconds
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("alone", "elsewhere", "beside", "unlimited")}
@@ -52,14 +54,14 @@ def measure(options: Options, tell: Tell) -> dict[str, Any]:
         targets = _customers(server, rate)
         greedy = targets.pop(_GREEDY)
         others = list(targets.values())
-        elsewhere = replace(greedy, path=_ELSEWHERE)
-        loads: list[tuple[str, Target | None, Limit | None]] = [
-            ("alone", None, None),
+        elsewhere = [greedy, *[replace(greedy, path=_ELSEWHERE)] * (TIMES - 1)]
+        loads: list[tuple[str, list[Target], Limit | None]] = [
+            ("alone", [], None),
             ("elsewhere", elsewhere, None),
-            ("beside", greedy, Limit.of(rate)),
-            ("unlimited", greedy, None),
+            ("beside", [greedy], Limit.of(rate)),
+            ("unlimited", [greedy], None),
         ]
-        _load(others, None, rate, options.seconds)  # warm
+        _load(others, [], rate, options.seconds)  # warm
         for number in range(options.rounds):
             for name, asked, limit in loads:
                 KeyFile(server.settings.keys_path).limit(_GREEDY, limit)
@@ -103,14 +105,14 @@ def _ratios(above: list[float], below: list[float]) -> list[float]:
     return [one / other for one, other in zip(above, below, strict=True)]
 
 
-def _load(others: list[Target], greedy: Target | None, rate: float, seconds: float) -> dict[str, Any]:
-    """The figures of the `others`, who ask in turn, and of the `greedy` one where it is there."""
+def _load(others: list[Target], greedy: list[Target], rate: float, seconds: float) -> dict[str, Any]:
+    """The figures of the `others`, who ask in turn, and of the `greedy` one, where it is there, at its targets in turn."""
     with ExitStack() as stack:
         plan = open_loop_plan(OTHERS * rate, seconds, seed=_SEED)
         asked = {"others": stack.enter_context(start_client(others[0], plan, others[1:]))}
-        if greedy is not None:
+        if greedy:
             plan = open_loop_plan(TIMES * rate, seconds, seed=_SEED + 1)
-            asked["greedy"] = stack.enter_context(start_client(greedy, plan))
+            asked["greedy"] = stack.enter_context(start_client(greedy[0], plan, greedy[1:]))
         return {name: client.result() for name, client in asked.items()}
 
 
