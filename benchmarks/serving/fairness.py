@@ -28,8 +28,8 @@ _SEED = 2013
 _GREEDY = "greedy"
 #: The others may ask twice as often as they do: how they come at random must not be what refuses them.
 _ROOM = 2
-#: What HAProxy answers by itself. When only one in ten is for a prediction and the others ask there, the greedy one costs
-#: the others its client, and what it may have answered.
+#: What HAProxy answers by itself. When one in ten asks for a prediction and nine ask there, the greedy one costs the
+#: others its client, and what it may have answered.
 _ELSEWHERE = "/-/routes"
 #: Longer than replicas take to see another limit.
 _SEEN_SECONDS = 0.5
@@ -106,7 +106,7 @@ def _ratios(above: list[float], below: list[float]) -> list[float]:
 
 
 def _load(others: list[Target], greedy: list[Target], rate: float, seconds: float) -> dict[str, Any]:
-    """The figures of the `others`, who ask in turn, and of the `greedy` one, where it is there, at its targets in turn."""
+    """The figures of the `others`, who ask in turn, and of the `greedy` one, where it is there."""
     with ExitStack() as stack:
         plan = open_loop_plan(OTHERS * rate, seconds, seed=_SEED)
         asked = {"others": stack.enter_context(start_client(others[0], plan, others[1:]))}
