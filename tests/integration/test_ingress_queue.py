@@ -25,6 +25,7 @@ from millrace.settings import Settings
 from tests.waiting import until
 
 SECONDS = 20.0
+_TURNS = 60
 
 
 @dataclass
@@ -256,3 +257,22 @@ def test_whom_a_replica_refuses_the_ingress_refuses_for_a_moment_and_tells_how_o
         assert told["x-ingress-refused"] == str(held)
         assert found.ask("after", "greedy").result().status_code == 200
         assert "x-ingress-refused" not in found.replica.came[-1], "it is told once"
+
+
+def test_nobody_is_held_for_good(tmp_path: Path) -> None:
+    """Many at once, over and over: HAProxy's threads race for the customer's entry."""
+    with ingress(tmp_path, IngressQueue(8, SECONDS)) as found:
+        found.replica.refused.add("greedy")
+        found.replica.release("greedy")
+        found.replica.release("heavy")
+        for turn in range(_TURNS):
+            asked = [found.ask(name, "greedy") for name in ("greedy", "heavy") * 8]
+            assert {future.result().status_code for future in asked} <= {200, 429}
+            came = len(found.replica.came)
+            until(
+                lambda: found.ask("heavy", "greedy").result().status_code == 200,
+                f"the end of hold {turn}",
+                SECONDS,
+                every=0.001,
+            )
+            assert len(found.replica.came) > came
