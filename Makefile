@@ -88,6 +88,10 @@ bench-serving: $(STAMP) ## Compare serving with other servers, and kill it under
 bench-training: $(STAMP) ## Compare loading, training and checkpoints with others, and kill them (ONLY="part part" for some parts)
 	@$(BIN)/python -m benchmarks.training $(foreach part,$(ONLY),--only $(part))
 
+.PHONY: bench-gpu
+bench-gpu: $(STAMP) ## Time training steps on this machine's GPU; where there is none, say so (ONLY="part part" for some parts)
+	@$(BIN)/python -m benchmarks.gpu $(foreach part,$(ONLY),--only $(part))
+
 .PHONY: chaos
 chaos: $(STAMP) ## Kill and fail every point of the loop and compare the worlds (SEED=1 COUNT=1000 REAL=100)
 	@$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --count $(or $(COUNT),1000) --real $(or $(REAL),100)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from millrace.parallel import ParallelPlan
+
     BuildModel = Callable[[TableInputs, Mapping[str, object]], torch.nn.Module]
 
 
@@ -106,6 +108,27 @@ class Pipeline:
         """The pipeline's build function, (inputs, options) -> torch module."""
         build: BuildModel = self._load(self.spec.model.build, "model.build")
         return build
+
+    def parallel_plan(self, inputs: TableInputs) -> ParallelPlan:
+        """How the module can be cut; without `model.plan` in the spec, nowhere.
+
+        Raises:
+            ConfigError: the function cannot be loaded, or gives no plan.
+        """
+        from millrace.parallel import ParallelPlan
+
+        reference = self.spec.model.plan
+        if reference is None:
+            return ParallelPlan()
+        plan = self._load(reference, "model.plan")(inputs, self.spec.model.options)
+        if not isinstance(plan, ParallelPlan):
+            raise ConfigError(
+                f"model.plan: {reference} gives no plan",
+                got=type(plan).__name__,
+                allowed="a millrace.parallel.ParallelPlan",
+                next=f"correct {self.folder}/{reference.partition(':')[0]}.py",
+            )
+        return plan
 
     def _load(self, reference: str, field: str) -> Any:
         module_name, _, attribute = reference.partition(":")

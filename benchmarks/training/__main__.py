@@ -14,10 +14,14 @@ import typer
 from benchmarks.parts import Benchmark, Goal, Tell
 
 #: The parts in the order in which they are measured: each a module of this package with a `measure(tell)`.
-PARTS: tuple[str, ...] = ()
+PARTS: tuple[str, ...] = ("layouts",)
 
 #: Figure -> goal, as text for the table and as a test.
-GOALS: dict[str, Goal] = {}
+GOALS: dict[str, Goal] = {
+    "layouts_count": ("at least 20", lambda value: value >= 20),
+    "layouts_worst_difference": ("at most 1e-5", lambda value: value <= 1e-5),
+    "layouts_resharded_wrong": ("0", lambda value: value == 0),
+}
 
 
 def main(

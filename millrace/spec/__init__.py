@@ -11,6 +11,7 @@ from millrace.spec.approvals import ApprovalsSpec
 from millrace.spec.base import Section
 from millrace.spec.data import CategoricalFeature, DataSpec, Feature, Label, NumericFeature
 from millrace.spec.evaluation import HIGHER_IS_BETTER, METRICS, EvaluationSpec, Metric
+from millrace.spec.layout import LayoutSpec
 from millrace.spec.monitoring import BrakesSpec, CostSpec, DriftSpec, MonitoringSpec, QualitySpec
 from millrace.spec.rollout import RolloutSpec, StepSpec
 from millrace.spec.serving import AutoscalingSpec, GuardSpec, ServingSpec
@@ -30,6 +31,7 @@ __all__ = [
     "Feature",
     "GuardSpec",
     "Label",
+    "LayoutSpec",
     "Metric",
     "ModelSpec",
     "MonitoringSpec",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from millrace.spec.base import MAX_DAYS, Section
+from millrace.spec.layout import LayoutSpec
 
 
 class ModelSpec(Section):
@@ -17,7 +18,13 @@ class ModelSpec(Section):
         pattern=r"^[A-Za-z_]\w*:[A-Za-z_]\w*$",
         description="module:function in the pipeline's folder: (inputs, options) -> torch.nn.Module.",
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="Passed to the build function as they are.")
+    plan: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_]\w*:[A-Za-z_]\w*$",
+        description="module:function in the pipeline's folder that says how the module can be cut over workers: "
+        "(inputs, options) -> millrace.parallel.ParallelPlan; none: in copies, or sharded as a whole.",
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Passed to both functions as they are.")
 
 
 class TrainingSpec(Section):
@@ -37,9 +44,22 @@ class TrainingSpec(Section):
     learning_rate: float = Field(default=2e-3, gt=0, description="Peak learning rate of AdamW (one-cycle).")
     weight_decay: float = Field(default=1e-2, ge=0, description="Decoupled weight decay of AdamW.")
     gradient_clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Arithmetic of the forward pass.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="Arithmetic of the forward pass; fp16 comes with a loss scale."
+    )
+    activation_checkpointing: Literal["none", "selective", "full"] = Field(
+        default="none", description="What of each block is recomputed in the backward pass instead of kept in memory."
+    )
+    compile: bool = Field(default=False, description="Compile each block of the module (torch.compile).")
+    gradient_accumulation: int = Field(
+        default=1, ge=1, description="Parts in which a worker works on its share of a batch, one after the other."
+    )
+    layout: Literal["auto"] | LayoutSpec = Field(
+        default="auto",
+        description="How the model is spread over the workers; auto: copies of it while there is room, else sharded.",
+    )
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of initial weights and of the shuffle.")
-    num_workers: int = Field(default=1, ge=1, description="Data-parallel workers.")
+    num_workers: int = Field(default=1, ge=1, description="Workers.")
     use_gpu: bool = Field(default=False, description="One GPU per worker.")
     cpus_per_worker: float = Field(default=1.0, gt=0, description="CPU cores reserved per worker.")
     max_failures: int = Field(default=2, ge=0, description="Worker losses survived before training fails.")

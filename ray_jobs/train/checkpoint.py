@@ -17,6 +17,10 @@ from millrace.storage import ObjectStore
 _TENSORS = "state.safetensors"
 
 
+#: Tensors by their names in the whole module: of the `model`, and of the `optimizer`.
+State = Mapping[str, Mapping[str, torch.Tensor]]
+
+
 @dataclass
 class Position:
     """How far a run has come: whole epochs done, optimizer steps done, and the best epoch so far."""
@@ -57,58 +61,67 @@ class Position:
         return found
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved under `key`; `scale` is the state of the loss scale."""
+
+    key: str
+    position: Position
+    state: State
+    best: dict[str, torch.Tensor]
+    scale: dict[str, Any]
+
+
 def save(
     store: ObjectStore,
     prefix: str,
     position: Position,
-    module: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    best: dict[str, torch.Tensor],
+    state: State,
+    best: Mapping[str, torch.Tensor],
+    scale: Mapping[str, Any] | None = None,
 ) -> None:
-    """Commit the state after `position.epoch` whole epochs."""
-    tensors = {f"model/{name}": tensor for name, tensor in module.state_dict().items()}
+    """Commit the state after `position.epoch` whole epochs: model, optimizer, the best model so far, the loss scale."""
+    tensors = {f"{part}/{name}": tensor for part, values in state.items() for name, tensor in values.items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in state.items()}
     content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     # The history holds speeds, which no two runs share: it is no part of what the checkpoint's digest names.
     summary = position.as_dict()
     lineage = {"history": summary.pop("history")}
-    store.publish(_key(prefix, position.epoch), {_TENSORS: content}, summary=summary, lineage=lineage)
+    store.publish(
+        _key(prefix, position.epoch),
+        {_TENSORS: content},
+        summary=summary | {"scale": dict(scale or {})},
+        lineage=lineage,
+    )
 
 
-def load_newest(
-    store: ObjectStore, prefix: str, epochs: int, module: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[Position, dict[str, torch.Tensor]]:
-    """Restore the newest committed state in place; a fresh position when there is none.
-
-    Returns:
-        The position, and the best weights so far (empty when fresh).
+def load_newest(store: ObjectStore, prefix: str, epochs: int) -> Checkpoint | None:
+    """The newest committed state; None when there is none.
 
     Raises:
-        ArtifactError: the checkpoint is of another model, or no checkpoint.
+        ArtifactError: it is no checkpoint.
         SignatureError: nobody who is trusted made it; nothing was parsed.
         DigestError: its bytes differ from its manifest.
     """
     newest = next((found for epoch in range(epochs, 0, -1) if (found := store.find(_key(prefix, epoch)))), None)
     if newest is None:
-        return Position(), {}
+        return None
     tensors = weights.load(newest.read(_TENSORS), f"{newest.key}/{_TENSORS}")
-    best = _under("best/", tensors)
     try:
-        position = Position.from_dict(newest.summary, newest.lineage.get("history"))
+        summary = dict(newest.summary)
+        scale = dict(summary.pop("scale"))
+        position = Position.from_dict(summary, newest.lineage.get("history"))
         if _key(prefix, position.epoch) != newest.key:
             raise ValueError(f"it says that it is of epoch {position.epoch}")
-        state = _optimizer_state(tensors)
-        _require_shapes(module, best)
-        _require_state(optimizer, state)
-        module.load_state_dict(_under("model/", tensors))
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise ArtifactError(
-            f"checkpoint {newest.key} does not fit the model", got=str(error), next=f"delete the prefix {prefix}"
-        ) from error
-    return position, best
+    except (KeyError, ValueError, TypeError) as error:
+        raise unfit(newest.key, prefix, error) from error
+    state = {part: _under(f"{part}/", tensors) for part in ("model", "optimizer")}
+    return Checkpoint(newest.key, position, state, _under("best/", tensors), scale)
+
+
+def unfit(key: str, prefix: str, error: Exception) -> ArtifactError:
+    """The error for a checkpoint that is none of this model's."""
+    return ArtifactError(f"checkpoint {key} does not fit the model", got=str(error), next=f"delete the prefix {prefix}")
 
 
 def _key(prefix: str, epoch: int) -> str:
@@ -117,28 +130,3 @@ def _key(prefix: str, epoch: int) -> str:
 
 def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _optimizer_state(tensors: dict[str, torch.Tensor]) -> dict[int, dict[str, Any]]:
-    state: dict[int, dict[str, Any]] = {}
-    for name, tensor in _under("optimizer/", tensors).items():
-        index, _, part = name.partition("/")
-        state.setdefault(int(index), {})[part] = tensor
-    return state
-
-
-def _require_shapes(module: torch.nn.Module, best: Mapping[str, torch.Tensor]) -> None:
-    own = {name: (tensor.shape, tensor.dtype) for name, tensor in module.state_dict().items()}
-    if best and {name: (tensor.shape, tensor.dtype) for name, tensor in best.items()} != own:
-        raise ValueError("its best weights are another model's")
-
-
-def _require_state(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
-    """torch takes an optimizer's state as it comes, and fails in the middle of the next step."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, parts in state.items():
-        if not 0 <= index < len(parameters):
-            raise ValueError(f"the optimizer has no parameter {index}")
-        for name, tensor in parts.items():
-            if tensor.dim() and tensor.shape != parameters[index].shape:
-                raise ValueError(f"size mismatch for the optimizer's {name} of parameter {index}")

@@ -1,13 +1,11 @@
-"""What each training worker runs: a data-parallel loop that can stop anywhere and go on from its last epoch."""
+"""What each training worker runs: a loop that can stop anywhere and go on from its last epoch, in any layout."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.distributed as dist
@@ -20,12 +18,14 @@ from millrace.spec import Label, TrainingSpec
 from millrace.storage import ObjectStore, digest_json
 from ray_jobs.train import checkpoint
 from ray_jobs.train.data import Tensors, batches, steps_per_epoch
+from ray_jobs.train.layout.apply import Memory
+from ray_jobs.train.layout.checks import layout_of
+from ray_jobs.train.layout.engine import Engine, Optimization
+from ray_jobs.train.layout.gradients import LossScale
 
 _WARM_UP_SHARE = 0.15
-_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Report = Callable[[Mapping[str, float]], None]
-Wrap = Callable[[torch.nn.Module], torch.nn.Module]
 #: Raises when this run may no longer publish.
 Prove = Callable[[], None]
 
@@ -65,7 +65,6 @@ def fit(
     checkpoint_prefix: str,
     report: Report,
     prove: Prove = lambda: None,
-    wrap: Wrap = lambda module: module,
 ) -> Fitted:
     """Fit the pipeline's module until the validation loss stops falling.
 
@@ -76,62 +75,108 @@ def fit(
     Raises:
         TrainingError: the loss is not finite.
         FencedError: `prove` says that this run may no longer publish a checkpoint.
+        ConfigError: the spec's layout cannot work.
     """
     spec = pipeline.spec.training
-    torch.manual_seed(spec.seed)
-    module = pipeline.build_model(inputs, pipeline.spec.model.options).to(rank.device)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
-    position, best = checkpoint.load_newest(store, checkpoint_prefix, spec.epochs, module, optimizer)
-    wrapped = wrap(module)
+    engine = make_engine(pipeline, inputs, rank)
+    position, best = _restore(engine, store, checkpoint_prefix, spec)
     training, validation = training.to(rank.device), validation.to(rank.device)
-    scaler = torch.amp.GradScaler(rank.device.type, enabled=spec.precision == "fp16")
-    total_steps = spec.epochs * steps_per_epoch(len(training), spec.batch_size)
+    steps = steps_per_epoch(len(training), spec.batch_size)
     while position.epoch < spec.epochs and position.stale_epochs < spec.patience_epochs:
         started = time.perf_counter()
         # Dropout draws from this, not from what earlier epochs left: a resumed epoch draws the same.
-        torch.manual_seed(int(digest_json([spec.seed, position.epoch, rank.rank])[:15], 16))
-        wrapped.train()
-        loss_sum = 0.0
+        torch.manual_seed(int(digest_json([spec.seed, position.epoch, engine.data_rank])[:15], 16))
         order = batches(
             len(training),
             spec.batch_size,
             epoch=position.epoch,
             seed=spec.seed,
-            rank=rank.rank,
-            world_size=rank.world_size,
+            rank=engine.data_rank,
+            world_size=engine.data_world,
         )
+        losses = []
         for index in order:
-            for group in optimizer.param_groups:
-                group["lr"] = spec.learning_rate * one_cycle(position.step / total_steps)
-            loss_sum += _step(wrapped, training.take(index), optimizer, scaler, pipeline.spec.data.label, spec, rank)
+            rate = spec.learning_rate * one_cycle(position.step / (spec.epochs * steps))
+            batch = training.take(index)
+            # A short last batch is filled until no rank has an empty share.
+            rows = max(engine.data_world, min(spec.batch_size, len(training) - len(losses) * spec.batch_size))
+            losses.append(engine.step(batch.inputs, batch.targets, rate, rows).loss)
             position.step += 1
-        steps = steps_per_epoch(len(training), spec.batch_size)
-        (train_loss,) = rank.total(loss_sum / steps / rank.world_size)
-        validation_loss = _validation_loss(module, validation, pipeline.spec.data.label, spec, rank)
-        if not math.isfinite(train_loss) or not math.isfinite(validation_loss):
-            raise TrainingError(
-                f"the loss of epoch {position.epoch + 1} is not finite",
-                got=f"training {train_loss}, validation {validation_loss}",
-                next="lower training.learning_rate, or look for extreme values in the features",
-            )
+            _require_finite(losses[-1], f"step {len(losses)} of epoch {position.epoch + 1}")
+        validation_loss = _validation_loss(engine, validation, spec, rank)
+        _require_finite(validation_loss, f"the validation after epoch {position.epoch + 1}")
         position.epoch += 1
-        if validation_loss < position.best_loss:
+        is_better = validation_loss < position.best_loss
+        due = position.epoch % spec.checkpoint_every_epochs == 0 or position.epoch == spec.epochs
+        state = engine.whole_state() if is_better or due else {}
+        if is_better:
             position.best_loss, position.best_epoch = validation_loss, position.epoch
-            best = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+            best = {name: tensor.clone() for name, tensor in state["model"].items()}
         metrics = {
             "epoch": float(position.epoch),
-            "training_loss": train_loss,
+            "training_loss": sum(losses) / len(losses),
             "validation_loss": validation_loss,
-            "learning_rate": optimizer.param_groups[0]["lr"],
+            "learning_rate": rate,
             "rows_per_second": len(training) / (time.perf_counter() - started),
         }
         position.history.append(metrics)
-        due = position.epoch % spec.checkpoint_every_epochs == 0 or position.epoch == spec.epochs
         if rank.rank == 0 and due:
             prove()
-            checkpoint.save(store, checkpoint_prefix, position, module, optimizer, best)
+            checkpoint.save(store, checkpoint_prefix, position, state, best, asdict(engine.scale))
         report(metrics)
     return Fitted(best, position)
+
+
+def make_engine(pipeline: Pipeline, inputs: TableInputs, rank: Rank) -> Engine:
+    """The pipeline's module, spread over the workers as the spec says.
+
+    Raises:
+        ConfigError: it cannot be.
+    """
+    spec, label = pipeline.spec.training, pipeline.spec.data.label
+    torch.manual_seed(spec.seed)
+    module, plan = pipeline.build_model(inputs, pipeline.spec.model.options), pipeline.parallel_plan(inputs)
+    memory_bytes = torch.cuda.mem_get_info(rank.device)[1] if rank.device.type == "cuda" else 0
+    layout = layout_of(spec, module, plan, rank.world_size, memory_bytes)
+    return Engine(
+        module,
+        plan,
+        lambda logits, targets: loss_of(logits, targets, label),
+        layout,
+        rank.device,
+        Memory(spec.precision, spec.activation_checkpointing, spec.compile),
+        Optimization(spec.weight_decay, spec.gradient_clip, spec.gradient_accumulation),
+    )
+
+
+def _restore(
+    engine: Engine, store: ObjectStore, prefix: str, spec: TrainingSpec
+) -> tuple[checkpoint.Position, dict[str, torch.Tensor]]:
+    """Where a run of before has come to, and its best weights."""
+    found = checkpoint.load_newest(store, prefix, spec.epochs)
+    if found is None:
+        return checkpoint.Position(), {}
+    try:
+        engine.load_whole(found.state)
+        engine.scale = LossScale(**found.scale)
+        _require_shapes(found.best, found.state["model"])
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise checkpoint.unfit(found.key, prefix, error) from error
+    return found.position, found.best
+
+
+def _require_shapes(best: Mapping[str, torch.Tensor], model: Mapping[str, torch.Tensor]) -> None:
+    if best and {name: each.shape for name, each in best.items()} != {name: each.shape for name, each in model.items()}:
+        raise ValueError("its best weights are another model's")
+
+
+def _require_finite(loss: float, where: str) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss of {where} is not finite",
+            got=loss,
+            next="lower training.learning_rate, or look for extreme values in the data; the last checkpoint is kept",
+        )
 
 
 def one_cycle(progress: float) -> float:
@@ -154,41 +199,15 @@ def loss_of(logits: torch.Tensor, targets: torch.Tensor, label: Label) -> torch.
     return functional.mse_loss(logits[:, 0], targets)
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """The spec's precision on this device; fp32 changes nothing."""
-    return torch.autocast(device.type, _PRECISION[precision]) if precision in _PRECISION else nullcontext()
-
-
-def _step(
-    module: torch.nn.Module,
-    batch: Tensors,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    label: Label,
-    spec: TrainingSpec,
-    rank: Rank,
-) -> float:
-    with autocast(spec.precision, rank.device):
-        loss = loss_of(module(batch.inputs).float(), batch.targets, label)
-    optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    scaler.unscale_(optimizer)
-    torch.nn.utils.clip_grad_norm_(module.parameters(), spec.gradient_clip)
-    scaler.step(optimizer)
-    scaler.update()
-    return float(loss.detach())
-
-
-def _validation_loss(module: torch.nn.Module, rows: Tensors, label: Label, spec: TrainingSpec, rank: Rank) -> float:
-    """Mean loss over all validation rows, each rank taking its share."""
-    module.eval()
+def _validation_loss(engine: Engine, rows: Tensors, spec: TrainingSpec, rank: Rank) -> float:
+    """Mean loss over all validation rows, each data rank taking its share; all are asked equally often."""
     total = count = 0.0
-    with torch.inference_mode(), autocast(spec.precision, rank.device):
-        mine = torch.arange(rank.rank, len(rows), rank.world_size)
-        for index in torch.split(mine, max(1, spec.batch_size)):
-            batch = rows.take(index)
-            total += float(loss_of(module(batch.inputs).float(), batch.targets, label)) * len(index)
-            count += len(index)
+    for start in range(0, len(rows), spec.batch_size):
+        mine = torch.arange(start, min(start + spec.batch_size, len(rows)))[engine.data_rank :: engine.data_world]
+        # Who has no rows left still takes part, with one that does not count.
+        batch = rows.take(mine if len(mine) else torch.tensor([start]))
+        total += engine.evaluate(batch.inputs, batch.targets) * len(mine)
+        count += len(mine)
     total, count = rank.total(total, count)
     return total / count
 

@@ -30,7 +30,7 @@ def train(request: TrainRequest, pipeline: Pipeline, callbacks: Sequence[Any] = 
     Raises:
         TrainingError: the workers failed more often than training.max_failures.
         ServiceError: the cluster was lost on the way.
-        ConfigError: the local Ray head can never hold the workers.
+        ConfigError: the local Ray head can never hold the workers, or the spec's layout cannot work.
         MillraceError: what a worker raised of ours (bad data, a loss that is not finite).
     """
     if (found := find_result(request)) is not None:
@@ -42,8 +42,9 @@ def train(request: TrainRequest, pipeline: Pipeline, callbacks: Sequence[Any] = 
 
     from ray_jobs.train.worker import train_worker
 
-    connect(request.settings)
     spec = pipeline.spec.training
+    require_layout(pipeline)
+    connect(request.settings)
     resources = {"CPU": spec.cpus_per_worker} | ({"GPU": 1.0} if spec.use_gpu else {})
     require_room(request.settings, request.pipeline_name, spec.num_workers, resources)
     started = time.perf_counter()
@@ -72,6 +73,26 @@ def train(request: TrainRequest, pipeline: Pipeline, callbacks: Sequence[Any] = 
     except TrainingFailedError as error:
         raise _training_error(request, spec.max_failures, error) from error
     return _result(object_store(request.settings).get(request.package_key), seconds=time.perf_counter() - started)
+
+
+def require_layout(pipeline: Pipeline) -> None:
+    """Refuse a layout that cannot work before any worker starts.
+
+    Raises:
+        ConfigError: with all reasons.
+    """
+    import torch
+
+    from millrace.encoding import TableInputs
+    from ray_jobs.train.layout.checks import layout_of
+
+    spec = pipeline.spec.training
+    if spec.layout == "auto":
+        return
+    inputs = TableInputs.shaped(pipeline.spec.data)
+    with torch.device("meta"):
+        module = pipeline.build_model(inputs, pipeline.spec.model.options)
+    layout_of(spec, module, pipeline.parallel_plan(inputs), spec.num_workers)
 
 
 def _training_error(request: TrainRequest, max_failures: int, error: Exception) -> MillraceError:

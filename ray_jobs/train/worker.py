@@ -22,7 +22,7 @@ from ray_jobs.train.request import TrainRequest
 def train_worker(config: dict[str, Any]) -> None:
     """One rank of a training run; `config` holds the `TrainRequest` under `request`."""
     import ray.train
-    from ray.train.torch import get_device, prepare_model
+    from ray.train.torch import get_device
 
     redaction.install(streams=True)
     request: TrainRequest = config["request"]
@@ -45,7 +45,6 @@ def train_worker(config: dict[str, Any]) -> None:
         checkpoint_prefix=request.checkpoint_prefix,
         report=lambda metrics: ray.train.report(dict(metrics)),
         prove=request.prove,
-        wrap=prepare_model if rank.world_size > 1 or rank.device.type != "cpu" else lambda module: module,
     )
     if rank.rank == 0:
         _publish(request, pipeline, inputs, scale, fitted, training, validation)

@@ -1,0 +1,1 @@
+"""How fast one GPU trains, and what it waits for."""
