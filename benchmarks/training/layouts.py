@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch.nn import functional
@@ -22,6 +23,7 @@ from torch.nn import functional
 from benchmarks.parts import Tell
 from millrace.parallel import ParallelPlan
 from millrace.pipeline import load_module
+from millrace.storage import digest_file
 from millrace.texts import TextInputs
 from ray_jobs.train.layout.apply import Memory
 from ray_jobs.train.layout.checks import check
@@ -68,10 +70,10 @@ _LEARNING_RATE, _WARM_UP = 1e-3, 20
 
 @dataclass(frozen=True)
 class Job:
-    """Train in `layout`, or, with `source`, take the state that another layout left there. `folder` gets the state."""
+    """Train in `layout`, after it has taken the state in the file `source`, if any; the file `state` gets its own."""
 
     layout: Layout
-    folder: str
+    state: str
     source: str | None = None
     steps: int = STEPS
 
@@ -164,24 +166,30 @@ def _worker(rank: int, world_size: int, jobs: Sequence[Job], folder: str) -> Non
 
 
 def _job(job: Job, rank: int) -> dict[str, Any]:
-    import torch.distributed.checkpoint as dcp
-
     torch.set_num_threads(1)
     engine = make_engine(job.layout)
     if job.source is not None:
-        state = engine.state()
-        dcp.load(state, checkpoint_id=job.source, no_dist=not dist.is_initialized())
-        engine.load(state)
+        flat = safetensors.torch.load_file(job.source)
+        engine.load_whole({part: _under(f"{part}/", flat) for part in ("model", "optimizer")})
     losses = [train_step(engine, number) for number in range(job.steps)]
-    dcp.save(engine.state(), checkpoint_id=job.folder, no_dist=not dist.is_initialized())
+    state = engine.whole_state()
+    if rank == 0:
+        flat = {f"{part}/{name}": tensor for part, values in state.items() for name, tensor in values.items()}
+        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in flat.items()}, job.state)
+    if dist.is_initialized():
+        dist.barrier()
     logits = engine.outputs(_batch(-1)[:, :-1])
     return {
         "layout": job.layout.name,
         "source": job.source,
         "losses": losses,
-        "logits": logits[:, -1].tolist(),
-        "digest": whole_digest(job.folder) if rank == job.layout.world_size - 1 else "",
+        "logits": logits[:, -1].tolist() if len(logits) else [],
+        "digest": digest_file(Path(job.state)),
     }
+
+
+def _under(prefix: str, flat: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in flat.items() if name.startswith(prefix)}
 
 
 def make_engine(
@@ -218,27 +226,3 @@ def _batch(number: int) -> torch.Tensor:
     batch = torch.randint(0, 64, (_BATCH, _LENGTH + 1), generator=generator)
     batch[:, 1::2] = batch[:, :-1:2]
     return batch
-
-
-def whole_digest(folder: str) -> str:
-    """SHA-256 of all tensors of a saved state, whole, by name."""
-    import hashlib
-
-    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
-
-    with tempfile.TemporaryDirectory() as scratch:
-        dcp_to_torch_save(folder, f"{scratch}/whole")
-        state = torch.load(f"{scratch}/whole", weights_only=True)
-    digest = hashlib.sha256()
-    for name, tensor in sorted(_flat("", state)):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _flat(prefix: str, value: Any) -> Iterable[tuple[str, torch.Tensor]]:
-    if isinstance(value, Mapping):
-        for name, each in value.items():
-            yield from _flat(f"{prefix}/{name}", each)
-    else:
-        yield prefix, torch.as_tensor(value)
