@@ -159,7 +159,7 @@ def _loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def _told(figures: dict[str, Any]) -> str:
     if "error" in figures:
-        return figures["error"]
+        return str(figures["error"])
     return (
         f"{figures['tokens_per_second']:,.0f} tokens/s, {figures['mfu_of_measured_peak']:.0%} of the measured peak, "
         f"{figures['peak_bytes'] / 2**30:.1f} GiB"

@@ -64,7 +64,8 @@ LAYOUTS = (
 
 _PIPELINE = Path(__file__).parents[2] / "pipelines" / "byte_lm"
 _LENGTH, _BATCH, _VOCABULARY = 32, 16, 256
-_OPTIONS = {"size": "1M", "width": 128, "depth": 8, "heads": 8, "kv_heads": 4, "hidden": 352}
+_DEPTH = 8
+_OPTIONS = {"size": "1M", "width": 128, "depth": _DEPTH, "heads": 8, "kv_heads": 4, "hidden": 352}
 _LEARNING_RATE, _WARM_UP = 1e-3, 20
 
 
@@ -96,7 +97,7 @@ def compare(layouts: Sequence[Layout], steps: int, folder: Path, tell: Tell) -> 
     single = Layout()
     trained = {each.name: str(folder / each.name) for each in (single, *layouts)}
     jobs = [Job(each, trained[each.name], steps=steps) for each in (single, *layouts)]
-    curves = {}
+    curves: dict[str, Any] = {}
     for size, some in groupby(jobs, key=lambda job: job.layout.world_size):
         results = run(list(some), size, folder / f"train-{size}")
         curves |= {result["layout"]: result for result in results}
@@ -150,7 +151,7 @@ def run(jobs: Sequence[Job], world_size: int, folder: Path) -> list[dict[str, An
         found = [_job(job, 0) for job in jobs]
         torch.set_num_threads(threads)
         return found
-    torch.multiprocessing.spawn(_worker, (world_size, list(jobs), str(folder)), nprocs=world_size)
+    torch.multiprocessing.spawn(_worker, (world_size, list(jobs), str(folder)), nprocs=world_size)  # type: ignore[no-untyped-call]
     return [json.loads((folder / f"{number}.json").read_bytes()) for number in range(len(jobs))]
 
 
@@ -202,7 +203,7 @@ def make_engine(
     inputs = TextInputs(_VOCABULARY, _LENGTH)
     module = load_module(_PIPELINE, "model", "model.build").build(inputs, _OPTIONS)
     plan: ParallelPlan = load_module(_PIPELINE, "plan", "model.plan").plan(inputs, _OPTIONS)
-    check(layout, plan, _OPTIONS["depth"], _BATCH, optimization.accumulation)
+    check(layout, plan, _DEPTH, _BATCH, optimization.accumulation)
     return Engine(module, plan, loss, layout, torch.device("cpu"), memory, optimization)
 
 

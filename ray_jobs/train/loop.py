@@ -79,7 +79,7 @@ def fit(
     """
     spec = pipeline.spec.training
     engine = make_engine(pipeline, inputs, rank)
-    position, best = _restore(engine, store, checkpoint_prefix, spec)
+    position, best = restore(engine, store, checkpoint_prefix, spec.epochs)
     training, validation = training.to(rank.device), validation.to(rank.device)
     steps = steps_per_epoch(len(training), spec.batch_size)
     while position.epoch < spec.epochs and position.stale_epochs < spec.patience_epochs:
@@ -94,7 +94,7 @@ def fit(
             rank=engine.data_rank,
             world_size=engine.data_world,
         )
-        losses = []
+        losses: list[float] = []
         for index in order:
             rate = spec.learning_rate * one_cycle(position.step / (spec.epochs * steps))
             batch = training.take(index)
@@ -149,24 +149,30 @@ def make_engine(pipeline: Pipeline, inputs: TableInputs, rank: Rank) -> Engine:
     )
 
 
-def _restore(
-    engine: Engine, store: ObjectStore, prefix: str, spec: TrainingSpec
+def restore(
+    engine: Engine, store: ObjectStore, prefix: str, epochs: int
 ) -> tuple[checkpoint.Position, dict[str, torch.Tensor]]:
-    """Where a run of before has come to, and its best weights."""
-    found = checkpoint.load_newest(store, prefix, spec.epochs)
+    """Have the engine go on where a run of before has come to: its position and its best weights.
+
+    Raises:
+        ArtifactError: the checkpoint is of another model, or no checkpoint; the engine is as it was.
+    """
+    found = checkpoint.load_newest(store, prefix, epochs)
     if found is None:
         return checkpoint.Position(), {}
     try:
+        _require_alike(found.best, found.state["model"])
+        scale = LossScale(**found.scale)
         engine.load_whole(found.state)
-        engine.scale = LossScale(**found.scale)
-        _require_shapes(found.best, found.state["model"])
     except (ValueError, TypeError, RuntimeError) as error:
         raise checkpoint.unfit(found.key, prefix, error) from error
+    engine.scale = scale
     return found.position, found.best
 
 
-def _require_shapes(best: Mapping[str, torch.Tensor], model: Mapping[str, torch.Tensor]) -> None:
-    if best and {name: each.shape for name, each in best.items()} != {name: each.shape for name, each in model.items()}:
+def _require_alike(best: Mapping[str, torch.Tensor], model: Mapping[str, torch.Tensor]) -> None:
+    kinds = [{name: (each.shape, each.dtype) for name, each in part.items()} for part in (best, model)]
+    if best and kinds[0] != kinds[1]:
         raise ValueError("its best weights are another model's")
 
 

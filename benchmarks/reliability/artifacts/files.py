@@ -54,7 +54,7 @@ def _weights(marker: Path) -> Iterator[Attack]:
 
 
 def _state(world: World) -> dict[str, torch.Tensor]:
-    return dict(world.trained()[0].state_dict())
+    return world.trained().whole_state()["model"]
 
 
 def _edited(name: str, edit: Callable[[Document], object]) -> Callable[[World], Mapping[str, bytes]]:
@@ -158,12 +158,12 @@ def _checkpoints(marker: Path) -> Iterator[Attack]:
         "a model of another shape": {"model/layer.weight": wide},
         "best weights of another shape": {"best/layer.weight": wide},
         "best weights of another type": {"best/layer.weight": weight.double()},
-        "an optimizer of another shape": {"optimizer/0/exp_avg": wide},
-        "an optimizer of another model": {"optimizer/99/exp_avg": weight},
-        "an optimizer without numbers": {"optimizer/x/exp_avg": weight},
+        "an optimizer of another shape": {"optimizer/state.layer.weight.exp_avg": wide},
+        "an optimizer of another model": {"optimizer/state.other.weight.exp_avg": weight},
+        "an optimizer without numbers": {"optimizer/x": weight},
     }.items():
         yield with_files(f"checkpoint: {name}", "resume", CHECKPOINT, changed(**change), unfit)
-    nan = {"optimizer/0/exp_avg": weight * float("nan")}
+    nan = {"optimizer/state.layer.weight.exp_avg": weight * float("nan")}
     yield with_files("checkpoint: NaN in the optimizer", "resume", CHECKPOINT, changed(**nan), "holds NaN")
     summaries: dict[str, dict[str, Any]] = {
         "another epoch": {"epoch": 3}, "an epoch below zero": {"epoch": -1}, "an epoch of text": {"epoch": "1"},

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,8 @@ from millrace.storage import MANIFEST, ObjectStore
 from millrace.window import Window
 from ray_jobs.serve.versions import Target, load_version
 from ray_jobs.train import checkpoint
+from ray_jobs.train.layout.engine import Engine
+from ray_jobs.train.loop import Rank, make_engine, restore
 
 NEW, OLD = "packages/tiny/new", "packages/tiny/old"
 RUN = "checkpoints/tiny/run"
@@ -91,9 +93,11 @@ class World:
         for seed, key in enumerate((OLD, NEW)):
             torch.manual_seed(seed)
             world._publish(key)
-        module, optimizer = world.trained()
-        best = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-        checkpoint.save(world.store, RUN, checkpoint.Position(1, 2, 0.5, 1), module, optimizer, best)
+        engine = world.trained()
+        state = engine.whole_state()
+        checkpoint.save(
+            world.store, RUN, checkpoint.Position(1, 2, 0.5, 1), state, state["model"], asdict(engine.scale)
+        )
         world.store.publish(SHARD_KEY, {SHARD: parquet.write(rows())})
         publish_evaluation(world.store, EVALUATION, Evaluation(WINDOW, 2, {"challenger": {}}, {}, (), None, None))
         return world
@@ -139,14 +143,15 @@ class World:
         entries = self.document(key)["entries"]
         return {name: (self.folder(key) / entry["path"]).read_bytes() for name, entry in entries.items()}
 
-    def trained(self) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-        """A module of the pipeline after one step, and its optimizer."""
-        torch.manual_seed(0)
-        module = self.pipeline.build_model(TableInputs.shaped(self.pipeline.spec.data), {})
-        optimizer = torch.optim.AdamW(module.parameters())
-        module({"numeric": torch.ones(2, 1), "categorical": torch.ones(2, 1)}).sum().backward()
-        optimizer.step()
-        return module, optimizer
+    def trained(self) -> Engine:
+        """A module of the pipeline after one step, with its optimizer."""
+        engine = make_engine(self.pipeline, self.inputs, Rank(0, 1, torch.device("cpu")))
+        engine.step({"numeric": torch.ones(2, 1), "categorical": torch.ones(2, 1)}, torch.ones(2), 0.001)
+        return engine
+
+    @property
+    def inputs(self) -> TableInputs:
+        return TableInputs.shaped(self.pipeline.spec.data)
 
     def forge(
         self,
@@ -227,7 +232,7 @@ def _serve(world: World) -> object:
 
 
 def _resume(world: World) -> object:
-    return checkpoint.load_newest(world.store, RUN, 1, *world.trained())
+    return restore(world.trained(), world.store, RUN, epochs=1)
 
 
 def _read_shard(world: World) -> object:

@@ -152,7 +152,7 @@ def _keep_some() -> Any:
         keeps = operator in attention or (is_product and products[when] % 2 == 1)
         return CheckpointPolicy.MUST_SAVE if keeps else CheckpointPolicy.PREFER_RECOMPUTE
 
-    return create_selective_checkpoint_contexts(policy)
+    return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]
 
 
 def _shard(module: nn.Module, plan: ParallelPlan, layout: Layout, mesh: DeviceMesh, memory: Memory) -> None:

@@ -69,7 +69,7 @@ class Engine:
         else:
             self._modules = [module.to(device)]
         self._called = [apply(each, plan, layout, self._mesh, memory) for each in self._modules]
-        self._schedule = self._pipeline() if layout.stages > 1 else None
+        self._schedule: Any = self._pipeline() if layout.stages > 1 else None
         self._optimizers = [
             torch.optim.AdamW(
                 each.parameters(),
@@ -234,13 +234,9 @@ class Engine:
         own = self.state()
         for part, values in own.items():
             for name, value in values.items():
-                given = state[part].get(name)
-                if given is None or given.shape != torch.as_tensor(value).shape:
-                    shape = "nothing" if given is None else list(given.shape)
-                    raise ValueError(f"{name} has the shape {list(torch.as_tensor(value).shape)}, there is {shape}")
-        names = {part: set(values) for part, values in own.items()}
-        if self.layout.stages == 1 and (strange := set(state["model"]) - names["model"]):
-            raise ValueError(f"the model has no {sorted(strange)[0]}")
+                _require_like(name, torch.as_tensor(value), state[part].get(name))
+            if self.layout.stages == 1 and (strange := sorted(set(state[part]) - set(values))):
+                raise ValueError(f"the {part} has no {strange[0]}")
         for part, values in own.items():
             for name, value in values.items():
                 values[name] = _filled(value, state[part][name])
@@ -286,7 +282,7 @@ class Engine:
                 with self._autocast():
                     outputs = module(_part(inputs, start, size))
                 loss = self._loss(outputs.float(), targets[start : start + size]) * (share * size / len(targets))
-                (loss * self.scale.scale).backward()
+                (loss * self.scale.scale).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
             start += size
         return total
@@ -347,6 +343,12 @@ class Engine:
 def _plain(names: Sequence[str] | set[str]) -> set[str]:
     """Names without what wrappers put into them."""
     return {name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "") for name in names}
+
+
+def _require_like(name: str, value: torch.Tensor, given: torch.Tensor | None) -> None:
+    if given is None or (given.shape, given.dtype) != (value.shape, value.dtype):
+        got = "nothing" if given is None else f"{given.dtype} {list(given.shape)}"
+        raise ValueError(f"size mismatch for {name}: {value.dtype} {list(value.shape)} is wanted, there is {got}")
 
 
 def _filled(value: Any, given: torch.Tensor) -> Any:
