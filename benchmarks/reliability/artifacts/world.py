@@ -94,10 +94,9 @@ class World:
             torch.manual_seed(seed)
             world._publish(key)
         engine = world.trained()
-        state = engine.whole_state()
-        checkpoint.save(
-            world.store, RUN, checkpoint.Position(1, 2, 0.5, 1), state, state["model"], asdict(engine.scale)
-        )
+        state, position = engine.whole_state(), checkpoint.Position(1, 2, 0.5, 1)
+        best = {name: tensor.clone() for name, tensor in state["model"].items()}
+        checkpoint.save(world.store, RUN, position, state, best, asdict(engine.scale))
         world.store.publish(SHARD_KEY, {SHARD: parquet.write(rows())})
         publish_evaluation(world.store, EVALUATION, Evaluation(WINDOW, 2, {"challenger": {}}, {}, (), None, None))
         return world
