@@ -112,7 +112,7 @@ def _corrected(lines: Iterable[str], ingress: Ingress | None, queues: Mapping[st
 
 def _refused_table(name: str) -> Iterator[str]:
     yield f"backend refused-{name}"
-    yield "    # Of each customer: when a replica has refused it, and how often it was refused here since one heard of it."
+    yield "    # Of each customer: when a replica refused it, and how often it was refused here since one heard of it."
     yield "    stick-table type integer size 100k expire 1h store gpt0,gpc0"
 
 
