@@ -14,10 +14,14 @@ import typer
 from benchmarks.parts import Benchmark, Goal, Tell
 
 #: The parts in the order in which they are measured: each a module of this package with a `measure(tell)`.
-PARTS: tuple[str, ...] = ()
+PARTS: tuple[str, ...] = ("checkpoints",)
 
 #: Figure -> goal, as text for the table and as a test.
-GOALS: dict[str, Goal] = {}
+GOALS: dict[str, Goal] = {
+    "checkpoints.saves": ("10,000", lambda saves: saves >= 10_000),
+    "checkpoints.torn": ("0", lambda torn: torn == 0),
+    "checkpoints.async_loss": ("at most 0.01", lambda loss: loss <= 0.01),
+}
 
 
 def main(

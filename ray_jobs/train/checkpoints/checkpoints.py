@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -74,6 +75,7 @@ class Checkpoints:
             ServiceError: the store does not answer or is full; the checkpoints before it stand.
         """
         self.wait()
+        _require_json(extra)
         self._open()
         return self._commit(step, state, extra)
 
@@ -84,6 +86,7 @@ class Checkpoints:
         next call of any method.
         """
         self.wait()
+        _require_json(extra)
         self._open()
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -241,6 +244,18 @@ class Checkpoints:
 
 def _told(place: Place, artifact: Artifact) -> Loaded:
     return Loaded(place.step, artifact.summary.get("extra", {}), artifact)
+
+
+def _require_json(extra: Mapping[str, Any]) -> None:
+    try:
+        json.dumps(dict(extra), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(
+            "what a checkpoint says beside its tensors is no JSON",
+            got=str(error),
+            allowed="texts, finite numbers, lists and objects",
+            next="leave it out of `extra`; if a loss is not finite, go back with load_into",
+        ) from error
 
 
 def _quiet() -> None:

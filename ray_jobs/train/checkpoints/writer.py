@@ -164,7 +164,9 @@ def _title(item: WriteItem) -> str:
 def _data(item: WriteItem) -> Any:
     if item.tensor_data is None:
         raise ArtifactError(
-            f"'{item.index.fqn}' is no tensor", allowed="tensors in the state, JSON in `extra`", next="move it to `extra`"
+            f"'{item.index.fqn}' is no tensor",
+            allowed="tensors in the state, JSON in `extra`",
+            next="move it to `extra`",
         )
     return item.tensor_data
 
