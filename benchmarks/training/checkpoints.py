@@ -80,7 +80,7 @@ def hostile(saves: int, tell: Tell, seed: int = 7) -> dict[str, Any]:
 
 
 class _Token:
-    """Who may publish. A writer that was replaced still passes if it had claimed before: it was held up after asking."""
+    """Who may publish. One that was replaced still passes if it had claimed: it was held up after asking."""
 
     holder: Checkpoints | None = None
 

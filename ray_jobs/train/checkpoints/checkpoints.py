@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
@@ -57,11 +56,12 @@ class Checkpoints:
         best: str | None = None,
         prove: Callable[[], None] = lambda: None,
         group: dist.ProcessGroup | None = None,
-        retries: Retries = Retries(),
+        retries: Retries | None = None,
     ) -> None:
-        self._line, self._keep, self._best, self._prove = Line(store, prefix, retries), max(1, keep), best, prove
-        self._group, self._retries = group, retries
-        self._generation: int | None = None
+        self._retries = retries or Retries()
+        self._line = Line(store, prefix, self._retries)
+        self._keep, self._best, self._prove, self._group = max(1, keep), best, prove, group
+        self._generation: int | None = None  # claimed at the first load or save
         self._loaded: Place | None = None
         self._stager: DefaultStager | None = None
         self._pool: ThreadPoolExecutor | None = None
@@ -76,8 +76,7 @@ class Checkpoints:
         """
         self.wait()
         _require_json(extra)
-        self._open()
-        return self._commit(step, state, extra)
+        return self._commit(self._open(), step, state, extra)
 
     def save_async(self, step: int, state: Tensors, extra: Mapping[str, Any]) -> None:
         """As `save`, but return once the tensors are copied into host memory; the rest happens in a thread.
@@ -87,7 +86,7 @@ class Checkpoints:
         """
         self.wait()
         _require_json(extra)
-        self._open()
+        generation = self._open()
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         on_gpu = any(tensor.is_cuda for tensor in state.values())
@@ -95,7 +94,7 @@ class Checkpoints:
             # The copy ends before this returns: the next optimizer step overwrites what is copied.
             self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
         staged: Any = self._stager.stage(dict(state))
-        self._running = self._pool.submit(self._commit, step, staged, dict(extra))
+        self._running = self._pool.submit(self._commit, generation, step, staged, dict(extra))
 
     @property
     def is_saving(self) -> bool:
@@ -116,7 +115,7 @@ class Checkpoints:
         return [_told(place, artifact) for place, artifact in self._line.committed()]
 
     def load_into(self, state: Tensors, at: int | None = None) -> Loaded | None:
-        """Fill `state` in place from the newest checkpoint, or the newest of step `at`, whatever layout it was saved in.
+        """Fill `state` in place from the newest checkpoint, or that of step `at`, whatever layout it was saved in.
 
         What is saved from now on follows the loaded one, also when that is not the newest: it was gone back to.
 
@@ -182,9 +181,10 @@ class Checkpoints:
             raise told[1]
         return told[0]
 
-    def _open(self) -> None:
+    def _open(self) -> int:
         if self._generation is None:
             self._generation = self._agree(self._claim)
+        return self._generation
 
     def _claim(self) -> int:
         self._prove()
@@ -211,9 +211,8 @@ class Checkpoints:
         with _ours():
             dcp.load(dict(state), storage_reader=reader, planner=planner, process_group=self._group)
 
-    def _commit(self, step: int, state: Tensors, extra: Mapping[str, Any]) -> Artifact:
-        assert self._generation is not None
-        place = Place(self._generation, step)
+    def _commit(self, generation: int, step: int, state: Tensors, extra: Mapping[str, Any]) -> Artifact:
+        place = Place(generation, step)
         writer = Writer(
             self._line.store,
             self._line.key(place),
@@ -226,14 +225,13 @@ class Checkpoints:
         _quiet()
         with _ours():
             dcp.save(dict(state), storage_writer=writer, planner=planner, process_group=self._group)
-        artifact: Artifact = self._agree(lambda: self._swept(place, writer.artifact))
+        artifact: Artifact = self._agree(lambda: self._swept(place, writer))
         return artifact
 
-    def _swept(self, place: Place, artifact: Artifact | None) -> Artifact:
-        assert artifact is not None
+    def _swept(self, place: Place, writer: Writer) -> Artifact:
         kept = [self._loaded] if self._loaded is not None else []
         self._line.sweep(place, self._keep, kept, None if self._best is None else self._is_better)
-        return artifact
+        return writer.committed
 
     def _is_better(self, one: Artifact, other: Artifact) -> bool:
         values = [artifact.summary["extra"].get(self._best) for artifact in (one, other)]

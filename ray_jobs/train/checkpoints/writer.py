@@ -48,7 +48,7 @@ class Writer(StorageWriter):
         self._store, self._key, self._retries = store, key, retries
         self._summary, self._lineage, self._prove = summary, lineage, prove
         self._attempt = new_attempt()
-        self.artifact: Artifact | None = None
+        self.committed: Artifact  # set by `finish`, on the coordinator
 
     def reset(self, checkpoint_id: Any = None) -> None:
         """Nothing is kept between checkpoints: each has a writer of its own."""
@@ -91,7 +91,7 @@ class Writer(StorageWriter):
         content = index.encode()
         entries[INDEX] = self._retries.call(lambda: self._store.put(self._key, self._attempt, INDEX, content))
         self._prove()
-        self.artifact = self._retries.call(
+        self.committed = self._retries.call(
             lambda: self._store.commit(self._key, entries, summary=self._summary, lineage=self._lineage)
         )
 
@@ -101,7 +101,8 @@ class Writer(StorageWriter):
 
 
 def _stored(name: str, found: Any, places: Mapping[tuple[str, tuple[int, ...]], _Place]) -> StoredTensor:
-    assert isinstance(found, TensorStorageMetadata)
+    if not isinstance(found, TensorStorageMetadata):
+        raise _no_tensor(name)
     chunks = {}
     for chunk in found.chunks:
         place = places[name, tuple(chunk.offsets)]
@@ -148,7 +149,8 @@ class _File:
         yield memoryview(self._head)
         for item in self._items:
             tensor = self._planner.resolve_data(item)
-            assert isinstance(tensor, torch.Tensor)
+            if not isinstance(tensor, torch.Tensor):
+                raise _no_tensor(item.index.fqn)
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             if flat.numel():
                 yield memoryview(flat.view(torch.uint8).numpy())
@@ -163,12 +165,14 @@ def _title(item: WriteItem) -> str:
 
 def _data(item: WriteItem) -> Any:
     if item.tensor_data is None:
-        raise ArtifactError(
-            f"'{item.index.fqn}' is no tensor",
-            allowed="tensors in the state, JSON in `extra`",
-            next="move it to `extra`",
-        )
+        raise _no_tensor(item.index.fqn)
     return item.tensor_data
+
+
+def _no_tensor(name: str) -> ArtifactError:
+    return ArtifactError(
+        f"'{name}' is no tensor", allowed="tensors in the state, JSON in `extra`", next="move it to `extra`"
+    )
 
 
 def _dtype(item: WriteItem) -> torch.dtype:

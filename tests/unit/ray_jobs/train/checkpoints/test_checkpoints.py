@@ -25,7 +25,8 @@ PREFIX = "run/checkpoints"
 QUICK = Retries(first_seconds=0.0)
 
 
-def state_of(value: float) -> Tensors:
+def state_of(number: float) -> Tensors:
+    value = float(number)
     return {
         "model/a": torch.full((3, 5), value),
         "model/b": torch.full((7,), value, dtype=torch.bfloat16),
