@@ -41,10 +41,10 @@ from millrace.manifest import (
     is_name,
 )
 from millrace.secrets import redact_value
-from millrace.signing import Keys
 
 if TYPE_CHECKING:
     from millrace.settings import Settings
+    from millrace.signing import Keys
 
 __all__ = [
     "MANIFEST",
@@ -220,6 +220,8 @@ class ObjectStore:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The store that the settings name, with its keys."""
+        from millrace.signing import Keys
+
         return cls(settings.objects, Keys(settings.signing_key))
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, Keys | None]]:

@@ -1,4 +1,4 @@
-"""Checkpoints of a billion parameters with Adam's moments on one GPU: what a save takes, and how fast one comes back."""
+"""Checkpoints of a billion parameters and their moments on one GPU: what a save takes, and how fast one comes back."""
 
 from __future__ import annotations
 
