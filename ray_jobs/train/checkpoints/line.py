@@ -19,6 +19,9 @@ from millrace.storage import Artifact, ObjectStore
 _NAME = re.compile(r"g(\d{6})-s(\d{10})")
 _ABANDONED = {"abandoned": True}
 
+#: So many keys of writers that were given up, and of claims, stay; older ones go, or every listing would grow for ever.
+_REMEMBERED = 16
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
@@ -51,8 +54,12 @@ class Line:
             key = f"{self.prefix}/writers/{generation:06d}"
             won = self._retries.call(lambda key=key: self._claim(key, mine))
             if won:
-                return generation
+                break
             generation += 1
+        for name in names:
+            if name.isdigit() and int(name) < generation - _REMEMBERED:
+                self._retries.call(lambda name=name: self.store.remove(f"{self.prefix}/writers/{name}"))
+        return generation
 
     def _claim(self, key: str, mine: str) -> bool:
         return self.store.publish(key, {}, summary={"writer": mine}).summary.get("writer") == mine
@@ -97,6 +104,9 @@ class Line:
                 self._retries.call(lambda place=place: self.store.remove(self.key(place)))
             elif place not in found and place not in self._abandoned:
                 self._give_up(place)
+        for place in [place for place in older if place in self._abandoned][_REMEMBERED:]:
+            self._retries.call(lambda place=place: self.store.remove(self.key(place)))
+            self._abandoned.discard(place)
 
     def _give_up(self, place: Place) -> None:
         """Take away the files of a writer that never committed.
