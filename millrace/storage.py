@@ -19,7 +19,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,10 +41,10 @@ from millrace.manifest import (
     is_name,
 )
 from millrace.secrets import redact_value
-from millrace.signing import Keys
 
 if TYPE_CHECKING:
     from millrace.settings import Settings
+    from millrace.signing import Keys
 
 __all__ = [
     "MANIFEST",
@@ -55,11 +55,18 @@ __all__ = [
     "digest_bytes",
     "digest_file",
     "digest_json",
+    "new_attempt",
     "write_atomically",
 ]
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+#: What s3fs makes of answers 500 and 503.
+_BUSY = (errno.EREMOTEIO, errno.EIO, errno.EBUSY, errno.EAGAIN)
+
+#: What a file is made of: its bytes, a file to copy, or pieces that can be gone through more than once.
+Content = bytes | Path | Iterable[memoryview]
 
 
 def digest_bytes(content: bytes) -> str:
@@ -71,6 +78,11 @@ def digest_file(path: Path) -> str:
     """SHA-256 of the file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def new_attempt() -> str:
+    """A name that no other writer of the same artifact has."""
+    return uuid.uuid4().hex[:12]
 
 
 @dataclass(frozen=True)
@@ -208,6 +220,8 @@ class ObjectStore:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The store that the settings name, with its keys."""
+        from millrace.signing import Keys
+
         return cls(settings.objects, Keys(settings.signing_key))
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, Keys | None]]:
@@ -243,9 +257,9 @@ class ObjectStore:
             return bytes(self._fs.cat_file(f"{self._root}/{key}", start=0, end=max_bytes + 1))
         except FileNotFoundError:
             raise
-        except (ConnectionError, TimeoutError) as error:
-            raise self._away(error) from error
         except OSError as error:
+            if self._is_away(error):
+                raise self._away(error) from error
             raise _unreadable(f"{self.url}/{key}", str(error)) from error
 
     def find(self, key: str) -> Artifact | None:
@@ -312,9 +326,37 @@ class ObjectStore:
         """
         for name in (key, *files):
             _check_name(name)
-        attempt = uuid.uuid4().hex[:12]
+        attempt = new_attempt()
+        entries = {name: self.put(key, attempt, name, content) for name, content in files.items()}
+        return self.commit(key, entries, summary=summary, lineage=lineage)
+
+    def put(self, key: str, attempt: str, name: str, content: Content) -> Entry:
+        """Write one file of an artifact that is not committed yet; several processes may do so for one `attempt`.
+
+        Nobody sees the file before `commit` names it. Writing it again replaces it.
+
+        Raises:
+            ArtifactError: a name cannot be used, or the store may not be written to.
+            ServiceError: the store does not answer, is full, or keeps fewer bytes than it was given.
+        """
+        for part in (key, name):
+            _check_name(part)
         with fault_point("storage.write"), self._writing(key):
-            entries = {name: self._put(key, f"{attempt}/{name}", content) for name, content in files.items()}
+            return self._put(key, f"{attempt}/{name}", content)
+
+    def commit(
+        self,
+        key: str,
+        entries: Mapping[str, Entry],
+        *,
+        summary: Mapping[str, Any] | None = None,
+        lineage: Mapping[str, Any] | None = None,
+    ) -> Artifact:
+        """Make the files that were `put` the artifact `key`, in one step; return what is there afterwards.
+
+        Raises as `publish` does. After a ServiceError it may be asked again: if the first try came through and only
+        its answer was lost, the artifact is found and returned.
+        """
         # As it will be read: JSON knows no integer keys and no tuples.
         summary = json.loads(json.dumps(redact_value(dict(summary or {})), default=str))
         manifest = Manifest(entries, summary, redact_value(dict(lineage or {})), "", datetime.now(UTC).isoformat())
@@ -322,17 +364,49 @@ class ObjectStore:
         sealed = document if self.keys is None else self.keys.seal(key, document)
         with fault_point("storage.commit"), self._writing(key):
             is_first = self._create(f"{key}/{MANIFEST}", sealed)
-        if not is_first:
-            with fault_point("storage.remove"), self._writing(key):
-                self._remove(f"{self._root}/{key}/{attempt}")
-        return self.get(key)
+        found = self.get(key)
+        # A conditional put whose answer was lost finds, when it is tried again, its own work.
+        theirs = {entry.path.partition("/")[0] for entry in found.entries.values()}
+        for attempt in {entry.path.partition("/")[0] for entry in entries.values()} - theirs if not is_first else ():
+            self.discard(key, attempt)
+        return found
+
+    def discard(self, key: str, attempt: str) -> None:
+        """Remove what was `put` by `attempt` under `key`; it must not be committed, nor be about to be."""
+        with fault_point("storage.remove"), self._writing(key):
+            self._remove(f"{self._root}/{key}/{attempt}")
+
+    def remove(self, key: str) -> None:
+        """Remove the artifact `key`: first its manifest, so that nobody sees half of it, then its files.
+
+        A writer killed in between leaves files that no manifest names. It is no error if nothing is there.
+        """
+        _check_name(key)
+        with fault_point("storage.remove"), self._writing(key):
+            self._remove(f"{self._root}/{key}/{MANIFEST}")
+        with fault_point("storage.remove"), self._writing(key):
+            self._remove(f"{self._root}/{key}")
+
+    def names(self, prefix: str) -> list[str]:
+        """What lies directly under `prefix`, committed or not, sorted.
+
+        Raises:
+            ServiceError: the store does not answer.
+        """
+        _check_name(prefix)
+        with fault_point("storage.list"), self._writing(prefix):
+            try:
+                found = self._fs.ls(f"{self._root}/{prefix}", detail=False, refresh=True)
+            except FileNotFoundError:
+                return []
+        return sorted({str(path).rstrip("/").rpartition("/")[2] for path in found} - {prefix.rpartition("/")[2]})
 
     @contextlib.contextmanager
     def _writing(self, key: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if isinstance(error, ConnectionError | TimeoutError):
+            if self._is_away(error):
                 raise self._away(error) from error
             if error.errno in _FULL:
                 raise ServiceError(
@@ -345,13 +419,19 @@ class ObjectStore:
                 next="correct its rights, or MILLRACE_OBJECTS_URL",
             ) from error
 
+    def _is_away(self, error: OSError) -> bool:
+        """Whether the store did not answer, or said that it cannot at present."""
+        return isinstance(error, ConnectionError | TimeoutError) or (not self._is_local and error.errno in _BUSY)
+
     def _away(self, error: OSError) -> ServiceError:
         return ServiceError(
             f"the object store at {self.url} does not answer", got=str(error), next="check MILLRACE_OBJECTS_URL"
         )
 
-    def _put(self, key: str, path: str, content: bytes | Path) -> Entry:
+    def _put(self, key: str, path: str, content: Content) -> Entry:
         target = f"{self._root}/{key}/{path}"
+        if not isinstance(content, bytes | Path):
+            return self._put_pieces(target, path, content)
         if self._is_local:
             local = Path(target)
             local.parent.mkdir(parents=True, exist_ok=True)
@@ -364,6 +444,23 @@ class ObjectStore:
         raw = content.read_bytes() if isinstance(content, Path) else content
         self._fs.pipe_file(target, raw)
         return Entry(path, len(raw), digest_bytes(raw))
+
+    def _put_pieces(self, target: str, path: str, pieces: Iterable[memoryview]) -> Entry:
+        """Write piece by piece: what is held in memory does not grow with the file."""
+        digest, num_bytes = hashlib.sha256(), 0
+        if self._is_local:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+        with self._fs.open(target, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+                digest.update(piece)
+                num_bytes += piece.nbytes
+        if self._is_local:
+            _fsync(Path(target))
+        self._fs.invalidate_cache(target.rpartition("/")[0])
+        if (kept := self._fs.size(target)) != num_bytes:
+            raise ConnectionError(f"{kept} of {num_bytes} bytes of {path} were kept")
+        return Entry(path, num_bytes, digest.hexdigest())
 
     def _remove(self, prefix: str) -> None:
         with contextlib.suppress(FileNotFoundError):  # an artifact without files left nothing there

@@ -14,13 +14,16 @@ import typer
 from benchmarks.parts import Benchmark, Goal, Tell
 
 #: The parts in the order in which they are measured: each a module of this package with a `measure(tell)`.
-PARTS: tuple[str, ...] = ("layouts",)
+PARTS: tuple[str, ...] = ("layouts", "checkpoints")
 
 #: Figure -> goal, as text for the table and as a test.
 GOALS: dict[str, Goal] = {
     "layouts_count": ("at least 20", lambda value: value >= 20),
     "layouts_worst_difference": ("at most 1e-5", lambda value: value <= 1e-5),
     "layouts_resharded_wrong": ("0", lambda value: value == 0),
+    "checkpoints.saves": ("10,000", lambda saves: saves >= 10_000),
+    "checkpoints.torn": ("0", lambda torn: torn == 0),
+    "checkpoints.async_loss": ("at most 0.01", lambda loss: loss <= 0.01),
 }
 
 

@@ -11,7 +11,7 @@ LAYOUTS = (
     Layout(replicate=2),
     Layout(tensor=2, sequence=True),
     Layout(stages=2, schedule="Interleaved1F1B", stages_per_worker=2, microbatches=4),
-    Layout(shard=2, tensor=2),
+    Layout(shard=2, tensor=2, sequence=True),
     Layout(replicate=2, shard=2),
     Layout(shard=2, stages=2, schedule="1F1B", microbatches=4),
 )

@@ -34,7 +34,7 @@ EFFECTS = (
 
 #: Functions whose effects lie inside a fault point of their caller, and why they are not points themselves.
 INSIDE = {
-    ("millrace/storage.py", "_put"): "storage.write: one point for all files of an artifact, none of them is seen yet",
+    ("millrace/storage.py", "_put"): "storage.write: a file that is not seen yet",
     ("millrace/storage.py", "_create"): "storage.commit",
     ("millrace/storage.py", "_remove"): "storage.remove",
     ("millrace/storage.py", "_cat"): "storage.read and storage.find",

@@ -61,7 +61,10 @@ def global_norm(parameters: Iterable[nn.Parameter], stages: int) -> float:
                 gradient = parameter.grad = gradient.redistribute(placements=settled)
             mesh = gradient.device_mesh
             sharded = math.prod(
-                mesh.size(dim) for dim, placement in enumerate(gradient.placements) if placement.is_shard()
+                # What is no copy is a part, a strided one too, which does not call itself a shard.
+                mesh.size(dim)
+                for dim, placement in enumerate(gradient.placements)
+                if not placement.is_replicate()
             )
             # Copies of each shard: all workers that have this parameter, over those that share one.
             copies //= sharded

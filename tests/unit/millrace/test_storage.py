@@ -510,3 +510,43 @@ except OSError:
     assert told.endswith("refused")
     assert ObjectStore(str(tmp_path / "store")).find("k") is None
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+# What several processes write, and what is removed
+
+
+class _Forgetful(ObjectStore):
+    """Commits, and loses the first answer: what asks again finds that something is there."""
+
+    def _create(self, key: str, content: bytes) -> bool:
+        return super()._create(key, content) and super()._create(key, content)
+
+
+@BOTH
+def test_a_commit_whose_answer_was_lost_keeps_its_files(kind: str, new_url: Callable[[str], str]) -> None:
+    artifact = _Forgetful(new_url(kind)).publish("a/key", {"x.bin": b"x"})
+    assert artifact.read("x.bin") == b"x"
+
+
+@BOTH
+def test_files_of_several_writers_become_one_artifact(kind: str, new_url: Callable[[str], str]) -> None:
+    url, attempt = new_url(kind), storage.new_attempt()
+    entries = {name: ObjectStore(url).put("a/key", attempt, name, name.encode()) for name in ("one", "two")}
+    pieces = [memoryview(b"thr"), memoryview(b"ee")]
+    entries["three"] = ObjectStore(url).put("a/key", attempt, "three", pieces)
+    assert ObjectStore(url).find("a/key") is None
+    artifact = ObjectStore(url).commit("a/key", entries)
+    assert {name: artifact.read(name) for name in entries} == {"one": b"one", "two": b"two", "three": b"three"}
+
+
+@BOTH
+def test_what_is_removed_is_gone_and_its_neighbours_stay(kind: str, new_url: Callable[[str], str]) -> None:
+    store = ObjectStore(new_url(kind))
+    for key in ("a/one", "a/two"):
+        store.publish(key, {"x.bin": b"x"})
+    assert store.names("a") == ["one", "two"]
+    store.remove("a/one")
+    store.remove("a/one")
+    assert store.find("a/one") is None
+    assert store.names("a") == ["two"]
+    assert store.names("b") == []
