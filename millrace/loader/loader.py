@@ -43,7 +43,7 @@ class Loader:
 
     The order depends on `samples`, `seed` and `window` (shards that are mixed with each other); the global batches also
     on `batch_size` (of all ranks together) and `last` (see Plan); neither on the ranks. `cache` is needed for a source
-    that is not on this machine; it has to hold two windows and a shard.
+    that is not on this machine; it has to hold three windows, more when a batch is larger than a window.
 
     Raises:
         ConfigError, DataError: there can be no such batches, or not for so many ranks.
@@ -79,7 +79,8 @@ class Loader:
         self._rows, self._epochs, self._device = share(batch_size, rank, world_size), epochs, device
         self._fetcher, self._cache = Fetcher(source, policy), cache
         self._ahead = max(1, batches_ahead)
-        self._tuning = Tuning(_MOST_THREADS, window, self._most_depth(window))
+        most_threads, self._most_shards = self._bounds()
+        self._tuning = Tuning(most_threads, window, max(window, self._most_shards - window))
         self._position = Position()
         self._assembly: Assembly | None = None
         self._num_batches, self._wait_seconds, self._first_wait_seconds = 0, 0.0, 0.0
@@ -99,7 +100,7 @@ class Loader:
         import torch
 
         self.close()
-        shelf = Shelf(self._shard_at, self._fetcher, self._cache, self._tuning)
+        shelf = Shelf(self._shard_at, self._fetcher, self._cache, self._tuning, self._most_shards)
         place = placer(torch.device(self._device), self._ahead, widen=self.samples.kind == "tokens")
         self._assembly = assembly = Assembly(self._plan, shelf, place, self._rows, self._position, self._epochs)
         assembly.start(self._ahead)
@@ -198,23 +199,26 @@ class Loader:
             return None
         return self._plan.shard_at(turn)
 
-    def _most_depth(self, window: int) -> int:
-        """Shards that may be fetched ahead, as far as the cache holds them."""
-        most_bytes = max(shard.num_bytes for shard in self.samples.shards)
-        is_local = self._fetcher.source.local_path(self.samples.shards[0]) is not None
-        if is_local:
-            return 2 * window
+    def _bounds(self) -> tuple[int, int]:
+        """Most threads and most shards at a time: as many as the cache holds, less a window for ranks that lag."""
+        source, shards, window = self._fetcher.source, self.samples.shards, self._plan.window
+        if source.local_path(shards[0]) is not None:
+            # What lies on this machine is only checked and mapped; more threads would take the trainer's processors.
+            return 2, self._plan.most_in_use + window
         if self._cache is None:
             raise SettingsError(
-                f"{self._fetcher.source.url} is not on this machine, and there is no cache for its shards",
+                f"{source.url} is not on this machine, and there is no cache for its shards",
                 next="give Loader(cache=Cache(folder, max_bytes))",
             )
-        least = min((2 * window + 1) * most_bytes, self.samples.num_bytes)
-        if self._cache.max_bytes < least:
+        if self._cache.max_bytes >= self.samples.num_bytes:
+            return _MOST_THREADS, self._plan.most_in_use + _MOST_DEPTH
+        most_bytes = max(shard.num_bytes for shard in shards)
+        least = self._plan.most_in_use + window
+        if self._cache.max_bytes < least * most_bytes:
             raise SettingsError(
                 "the cache of shards is too small for the loader's window",
                 got=f"{self._cache.max_bytes} bytes",
-                allowed=f"at least {least}: two windows of {window} shards and one more",
+                allowed=f"at least {least * most_bytes}: {least} shards, of the windows in use and one more",
                 next="raise its bound, or choose a smaller window",
             )
-        return max(window, min(_MOST_DEPTH, self._cache.max_bytes // most_bytes - window - 1))
+        return _MOST_THREADS, self._cache.max_bytes // most_bytes - window

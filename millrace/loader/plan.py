@@ -57,6 +57,12 @@ class Plan:
         num_samples = self.samples.num_samples
         return num_samples - num_samples % self.batch_size if self.last == "drop" else num_samples
 
+    @property
+    def most_in_use(self) -> int:
+        """Shards that the windows of one batch have at most."""
+        smallest = int(self._lengths.min()) * min(self.window, len(self._lengths))
+        return min(-(-self.batch_size // smallest) + 1, -(-len(self._lengths) // self.window)) * self.window
+
     def after(self, position: Position) -> Position:
         return position.after(self.batch_size, self.num_usable)
 

@@ -32,12 +32,19 @@ class Opened:
 class Shelf:
     """Shards by their turn: turn t is the t-th shard since the training's beginning, epoch after epoch.
 
-    `shard_at` says which shard has a turn, None after the last. `need` moves on; `get` waits.
+    `shard_at` says which shard has a turn, None after the last. `need` moves on; `get` waits. At most `most_shards` are
+    held or fetched at a time, in their turns, so that one fetched ahead never takes the room of one that is needed.
     """
 
     def __init__(
-        self, shard_at: Callable[[int], Shard | None], fetcher: Fetcher, cache: Cache | None, tuning: Tuning
+        self,
+        shard_at: Callable[[int], Shard | None],
+        fetcher: Fetcher,
+        cache: Cache | None,
+        tuning: Tuning,
+        most_shards: int,
     ) -> None:
+        self._most_shards = most_shards
         self._shard_at, self._fetcher, self._cache, self._tuning = shard_at, fetcher, cache, tuning
         self._changed = threading.Condition()
         self._open: dict[int, Opened | BaseException] = {}
@@ -113,6 +120,7 @@ class Shelf:
         return (
             self._running < self._tuning.threads
             and self._next <= self._last + self._tuning.depth
+            and self._next < self._first + self._most_shards
             and self._shard_at(self._next) is not None
         )
 
