@@ -1,4 +1,4 @@
-"""Schedules of kills, resizes (1 to 8 ranks) and restarts on the loader: batches that differ from an undisturbed run."""
+"""Schedules of kills, resizes (1 to 8 ranks) and restarts on the loader: batches unlike an undisturbed run's."""
 
 from __future__ import annotations
 

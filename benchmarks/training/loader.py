@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from benchmarks.parts import Tell
+from benchmarks.training.conversion import convert
 from benchmarks.training.local_data import BATCH, NUM_BYTES, NUM_ROWS, WIDTH
 from benchmarks.training.local_peers import peer
-from benchmarks.training.conversion import convert
 from millrace.loader import Loader, StoreSource
 from millrace.shards import SampleSet, open_set
 from millrace.storage import ObjectStore

@@ -23,6 +23,8 @@ from benchmarks.training.local_data import BATCH, NUM_ROWS, PER_SHARD, WIDTH, ro
 
 def _streaming() -> Any:
     # It imports torchvision for data sets of images that are not measured; no build of it fits this torch.
+    import transformers.feature_extraction_utils  # noqa: F401 - it looks for the real one first
+
     for name in ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional"):
         sys.modules[name] = types.ModuleType(name)
     sys.modules["torchvision.datasets"].VisionDataset = object  # type: ignore[attr-defined]

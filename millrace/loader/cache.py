@@ -154,7 +154,7 @@ def _flock(path: Path) -> Iterator[None]:
 
 
 def _remove(path: Path) -> bool:
-    """Delete the file unless somebody holds it. Whoever waits for its lock meanwhile sees that it has no name any more."""
+    """Delete the file unless somebody holds it. Whoever waits for its lock then sees that it has no name."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

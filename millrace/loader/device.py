@@ -49,10 +49,7 @@ class ToHost:
         import torch
 
         return Placed(
-            {
-                name: torch.from_numpy(array.astype(np.int64) if self._widen else array)
-                for name, array in arrays.items()
-            }
+            {name: torch.from_numpy(array.astype(np.int64) if self._widen else array) for name, array in arrays.items()}
         )
 
 

@@ -130,8 +130,10 @@ class Fetcher:
     def _patience(self) -> float:
         """How long a read may take before a second one begins beside it, in seconds."""
         typical = self._typical
-        return self.policy.hedge_seconds if typical is None else max(
-            self.policy.hedge_seconds, self.policy.hedge_factor * typical
+        return (
+            self.policy.hedge_seconds
+            if typical is None
+            else max(self.policy.hedge_seconds, self.policy.hedge_factor * typical)
         )
 
     def _begin(self, shard: Shard, tell: Callable[[tuple[float, bytes | BaseException]], None]) -> None:

@@ -30,7 +30,7 @@ _BATCHES_AHEAD = 4
 
 @dataclass(frozen=True)
 class Batch:
-    """This rank's rows of the global batch `step`, [share, *shape] for each column; the trainer waited `wait_seconds`."""
+    """This rank's rows of the global batch `step`, [share, *shape] for each column; `wait_seconds`: how long for."""
 
     step: int
     epoch: int
@@ -142,7 +142,7 @@ class Loader:
                     f"the position is one in other data: its {name} differs",
                     got=state.get(name),
                     allowed=repr(mine),
-                    next="start with the data, seed, window and batch_size of the run that goes on, or without a position",
+                    next="start with the data, seed, window and batch_size of the run that goes on, or anew",
                 )
         position = Position(*(state.get(name, -1) for name in ("epoch", "sample", "step")))
         if any(type(value) is not int or value < 0 for value in asdict(position).values()) or (

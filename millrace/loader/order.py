@@ -76,7 +76,7 @@ class Order:
         return (int(np.searchsorted(self.starts, place, "right")) - 1) // self.window
 
     def take(self, start: int, stop: int) -> tuple[Indices, Indices]:
-        """At places `start` to `stop`: where in `shards` each sample's shard is, and its row there; [stop - start] each."""
+        """At places `start` to `stop`: each sample's place in `shards` and its row there, [stop - start] each."""
         slots, rows = [], []
         while start < stop:
             window = self.window_of(start)

@@ -75,7 +75,7 @@ class Plan:
         return order
 
     def take(self, position: Position) -> tuple[Indices, Indices]:
-        """The global batch at `position`: slot in the epoch's order of shards and row in the shard, [batch_size] each."""
+        """The global batch at `position`: slots in the epoch's order of shards, and rows there; [batch_size] each."""
         start, stop = self._places(position)
         slots, rows = self.order(position.epoch).take(start, stop)
         # A set smaller than a batch is repeated in it.

@@ -58,7 +58,7 @@ class TokenWriter(ShardWriter):
         """
         if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
             raise DataError("tokens are integers in one row", got=f"{tokens.dtype}{list(tokens.shape)}", next="flatten")
-        if len(tokens) and not (0 <= int(tokens.min()) and int(tokens.max()) < self.vocabulary_size):
+        if len(tokens) and not (int(tokens.min()) >= 0 and int(tokens.max()) < self.vocabulary_size):
             raise DataError(
                 "a token is not of the vocabulary",
                 got=f"{int(tokens.min())} to {int(tokens.max())}",

@@ -116,5 +116,5 @@ def _cast(column: Column, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _write(file: Any, content: bytes | memoryview) -> None:
     view = memoryview(content)
-    while len(view):
+    while view:
         view = view[file.write(view) :]

@@ -103,7 +103,8 @@ def real_violations(case: Case, chance: random.Random, kills: int = 3) -> int:
         starts.append((world, begins))
         barrier = context.Barrier(world)
         ranks = [
-            context.Process(target=_train, args=(case, rank, world, life, barrier), daemon=True) for rank in range(world)
+            context.Process(target=_train, args=(case, rank, world, life, barrier), daemon=True)
+            for rank in range(world)
         ]
         for process in ranks:
             process.start()
@@ -124,9 +125,7 @@ def real_violations(case: Case, chance: random.Random, kills: int = 3) -> int:
     for life, (world, begins) in enumerate(starts):
         ends = starts[life + 1][1] if life + 1 < len(starts) else len(whole)
         parts = [_rows(case, life, rank) for rank in range(world)]
-        wrong += sum(
-            sum((part.get(step, [-1]) for part in parts), []) != whole[step] for step in range(begins, ends)
-        )
+        wrong += sum(sum((part.get(step, [-1]) for part in parts), []) != whole[step] for step in range(begins, ends))
     return wrong
 
 

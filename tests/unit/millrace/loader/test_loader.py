@@ -116,9 +116,7 @@ def test_a_rank_without_rows_is_refused(made: Made) -> None:
 def test_a_store_that_fails_half_of_the_time_loses_nothing(made: Made, tmp_path: Path) -> None:
     faults = ["reset", "503", "short", "corrupt", "ok"]
     source = FaultySource(made[0], lambda key, count: faults[(hash(key) + count) % 5] if count < 4 else "ok")
-    of = Loader(
-        made[1], source, batch_size=24, seed=5, window=3, epochs=2, cache=Cache(tmp_path, 10**6), policy=QUICK
-    )
+    of = Loader(made[1], source, batch_size=24, seed=5, window=3, epochs=2, cache=Cache(tmp_path, 10**6), policy=QUICK)
     assert indices(of) == indices(loader(made))
     assert of.report()["retries"] > 0
 
@@ -150,9 +148,7 @@ def test_what_stays_wrong_is_named_and_nothing_is_lost(
     key = loader(made)._plan.shard_at(7).key
     source = FaultySource(made[0], lambda asked, count: fault if asked == key and not broken.is_set() else "ok")
     policy = Policy(attempts=3, backoff_seconds=0.001, hedge_seconds=0.02, deadline_seconds=0.5)
-    of = Loader(
-        made[1], source, batch_size=24, seed=5, window=3, epochs=2, cache=Cache(tmp_path, 10**6), policy=policy
-    )
+    of = Loader(made[1], source, batch_size=24, seed=5, window=3, epochs=2, cache=Cache(tmp_path, 10**6), policy=policy)
     seen = []
     with pytest.raises(error, match=match) as raised:
         seen.extend(batch.tensors["index"].tolist() for batch in of)

@@ -25,9 +25,7 @@ COLUMNS = [Column("x", "<f4", (2, 3)), Column("flag", "|b1"), Column("id", "<i8"
 
 
 @given(blocks=st.lists(st.integers(0, 30), min_size=1, max_size=6), per_shard=st.integers(1, 25))
-def test_rows_come_back_in_order(
-    tmp_path_factory: pytest.TempPathFactory, blocks: list[int], per_shard: int
-) -> None:
+def test_rows_come_back_in_order(tmp_path_factory: pytest.TempPathFactory, blocks: list[int], per_shard: int) -> None:
     folder, num_rows = tmp_path_factory.mktemp("rows"), sum(blocks)
     ids = np.arange(num_rows)
     x = np.arange(num_rows * 6, dtype="<f4").reshape(-1, 2, 3)
@@ -50,9 +48,7 @@ def test_rows_come_back_in_order(
 
 
 @given(blocks=st.lists(st.integers(0, 50), max_size=6), length=st.integers(1, 12))
-def test_each_token_is_predicted_once(
-    tmp_path_factory: pytest.TempPathFactory, blocks: list[int], length: int
-) -> None:
+def test_each_token_is_predicted_once(tmp_path_factory: pytest.TempPathFactory, blocks: list[int], length: int) -> None:
     stream = np.arange(sum(blocks))
     with TokenWriter(
         tmp_path_factory.mktemp("tokens"), sequence_length=length, vocabulary_size=400, samples_per_shard=5
