@@ -20,7 +20,7 @@ from millrace.loader import Loader, StoreSource
 from millrace.shards import SampleSet, open_set
 from millrace.storage import ObjectStore
 
-_REPEATS = 3
+_REPEATS = 2
 
 
 def measure(tell: Tell) -> dict[str, Any]:

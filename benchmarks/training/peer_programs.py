@@ -6,6 +6,7 @@ worker processes, and the better one counts.
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import sys
@@ -23,15 +24,13 @@ from benchmarks.training.local_data import BATCH, NUM_ROWS, PER_SHARD, WIDTH, ro
 
 def _streaming() -> Any:
     # It imports torchvision for data sets of images that are not measured; no build of it fits this torch.
-    import transformers.feature_extraction_utils  # noqa: F401 - it looks for the real one first
+    importlib.import_module("transformers")  # it looks for the real one first
 
     for name in ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional"):
         sys.modules[name] = types.ModuleType(name)
     sys.modules["torchvision.datasets"].VisionDataset = object  # type: ignore[attr-defined]
     sys.modules["torchvision.transforms.functional"].to_tensor = None  # type: ignore[attr-defined]
-    import streaming
-
-    return streaming
+    return importlib.import_module("streaming")
 
 
 def write_mds(folder: str) -> dict[str, float]:
@@ -77,7 +76,7 @@ def write_webdataset(folder: str) -> dict[str, float]:
 
 
 def read_webdataset(folder: str) -> dict[str, float]:
-    import webdataset
+    webdataset = importlib.import_module("webdataset")
 
     last = NUM_ROWS // PER_SHARD - 1
 
@@ -95,7 +94,7 @@ def read_webdataset(folder: str) -> dict[str, float]:
 
 
 def _loader(data: Any, workers: int, *, batch_size: int | None) -> Any:
-    more = {"prefetch_factor": 4, "persistent_workers": True} if workers else {}
+    more: dict[str, Any] = {"prefetch_factor": 4, "persistent_workers": True} if workers else {}
     return torch.utils.data.DataLoader(data, batch_size=batch_size, num_workers=workers, **more)
 
 

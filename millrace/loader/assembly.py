@@ -12,7 +12,7 @@ from millrace.loader.device import Arrays, Placed, ToCuda, ToHost
 from millrace.loader.order import Indices
 from millrace.loader.plan import Plan
 from millrace.loader.position import Position
-from millrace.loader.shelf import Closed, Shelf
+from millrace.loader.shelf import Shelf, ShelfClosedError
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Assembly:
                 self._ready.put(Ready(position, self._made(position)))
                 position = self._plan.after(position)
             self._ready.put(None)
-        except Closed:
+        except ShelfClosedError:
             return
         except BaseException as error:  # noqa: BLE001 - it is raised where the batch is waited for
             self._ready.put(error)

@@ -63,7 +63,7 @@ class ToCuda:
         import torch
 
         self._device, self._widen = device, widen
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pinned: list[dict[str, torch.Tensor]] = [{} for _ in range(depth + 1)]
         self._events: list[torch.cuda.Event | None] = [None] * (depth + 1)
         self._turn = 0
@@ -95,7 +95,7 @@ class ToCuda:
                 host = raw.view(torch.from_numpy(array[:0]).dtype).view(array.shape)
                 tensor = host.to(self._device, non_blocking=True)
                 tensors[name] = tensor.to(torch.int64) if self._widen else tensor
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(self._stream)
         self._events[self._turn] = event
         self._turn = (self._turn + 1) % len(self._pinned)

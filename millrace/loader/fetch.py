@@ -29,7 +29,8 @@ class Source(Protocol):
     no such object, and anything else for what may pass. It may take for ever; it is then left behind.
     """
 
-    url: str
+    @property
+    def url(self) -> str: ...
 
     def read(self, shard: Shard) -> bytes: ...
 
@@ -45,7 +46,7 @@ class StoreSource:
     store: ObjectStore
 
     @property
-    def url(self) -> str:  # type: ignore[override]
+    def url(self) -> str:
         return self.store.url
 
     def read(self, shard: Shard) -> bytes:

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from millrace.errors import ServiceError
+from millrace.errors import MillraceError, ServiceError
 from millrace.loader.cache import Cache, Held
 from millrace.loader.fetch import Fetcher, check, missing
 from millrace.loader.tuning import Tuning
 from millrace.shards import MappedShard, Shard
 
 
-class Closed(Exception):
+class ShelfClosedError(Exception):
     """The shelf was closed while somebody waited for it."""
 
 
@@ -69,13 +69,13 @@ class Shelf:
         """The shard whose turn it is.
 
         Raises:
-            Closed: nobody waits for it any more.
+            ShelfClosedError: nobody waits for it any more.
             MillraceError: as of `Fetcher.fetch`; also for a file that lies here already.
         """
         with self._changed:
             self._changed.wait_for(lambda: turn in self._open or self._closed)
             if self._closed:
-                raise Closed
+                raise ShelfClosedError
             found = self._open[turn]
         if isinstance(found, BaseException):
             raise found
@@ -144,10 +144,11 @@ class Shelf:
                     held = cache.hold(shard) or self._fetched(cache, shard, turn)
             try:
                 return self._mapped(shard, held.path, held)
-            except Exception:
+            except MillraceError:
                 held.release()
                 cache.drop(shard)  # its disk failed, or its machine while it was written; it is fetched anew
-        return self._mapped(shard, held.path, self._fetched(cache, shard, turn))
+        held = self._fetched(cache, shard, turn)
+        return self._mapped(shard, held.path, held)
 
     def _fetched(self, cache: Cache, shard: Shard, turn: int) -> Held:
         content = self._fetcher.fetch(shard)

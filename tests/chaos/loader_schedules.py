@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import random
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def violations(case: Case, chance: random.Random) -> int:
             states.append(saved)
         if any(other != states[0] for other in states):
             return len(whole)
-        taken += [sum(rows, []) for rows in zip(*parts, strict=True)]
+        taken += [list(chain.from_iterable(rows)) for rows in zip(*parts, strict=True)]
         state = json.dumps(states[0])
     return sum(a != b for a, b in zip(whole, taken, strict=True))
 
@@ -112,7 +113,9 @@ def real_violations(case: Case, chance: random.Random, kills: int = 3) -> int:
         try:
             if dies_at is not None:
                 until(
-                    lambda at=dies_at, n=life: _reached(case, n) >= at or not any(p.is_alive() for p in ranks),
+                    lambda at=dies_at, n=life, ranks=ranks: (
+                        _reached(case, n) >= at or not any(p.is_alive() for p in ranks)
+                    ),
                     "the step to die at",
                     every=0.002,
                 )
@@ -125,7 +128,10 @@ def real_violations(case: Case, chance: random.Random, kills: int = 3) -> int:
     for life, (world, begins) in enumerate(starts):
         ends = starts[life + 1][1] if life + 1 < len(starts) else len(whole)
         parts = [_rows(case, life, rank) for rank in range(world)]
-        wrong += sum(sum((part.get(step, [-1]) for part in parts), []) != whole[step] for step in range(begins, ends))
+        wrong += sum(
+            list(chain.from_iterable(part.get(step, [-1]) for part in parts)) != whole[step]
+            for step in range(begins, ends)
+        )
     return wrong
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,10 @@ def loader(made: Made, rank: int = 0, world: int = 1, **options: object) -> Load
     return Loader(made[1], StoreSource(made[0]), rank=rank, world_size=world, **chosen)
 
 
+def flat(lists: Iterable[list[int]]) -> list[int]:
+    return list(chain.from_iterable(lists))
+
+
 def indices(of: Loader, limit: int | None = None) -> list[list[int]]:
     found = []
     if limit == 0:
@@ -44,7 +49,7 @@ def indices(of: Loader, limit: int | None = None) -> list[list[int]]:
 @given(batch=st.integers(1, 200), world=st.integers(1, 40))
 def test_shares_are_a_partition(batch: int, world: int) -> None:
     parts = [list(range(batch)[share(batch, rank, world)]) for rank in range(world)]
-    assert sum(parts, []) == list(range(batch))
+    assert flat(parts) == list(range(batch))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
@@ -54,7 +59,7 @@ def test_each_epoch_has_every_sample_and_its_own_order(made: Made) -> None:
     first, second = (batches[: of.steps_per_epoch], batches[of.steps_per_epoch :])
     assert len(first) == len(second) == of.steps_per_epoch == 9
     # 200 samples in batches of 24: the ninth has 8 new ones and the 16 before them.
-    counts = Counter(sum(first, []))
+    counts = Counter(flat(first))
     assert sorted(counts) == list(range(200))
     assert Counter(counts.values()) == {1: 184, 2: 16}
     assert first != second
@@ -63,7 +68,7 @@ def test_each_epoch_has_every_sample_and_its_own_order(made: Made) -> None:
 def test_dropping_leaves_out_the_short_batch(made: Made) -> None:
     batches = indices(loader(made, last="drop", epochs=1))
     assert [len(batch) for batch in batches] == [24] * 8
-    assert len(set(sum(batches, []))) == 192
+    assert len(set(flat(batches))) == 192
 
 
 def test_a_batch_holds_the_rows_of_its_samples(made: Made) -> None:
@@ -89,7 +94,7 @@ def test_kills_and_resizes_change_nothing(made: Made, lives: list[tuple[int, int
             states.append(rank.state_dict())
             indices(rank, lost)
         assert all(other == states[0] for other in states)
-        seen += [sum(batch, []) for batch in zip(*parts, strict=True)]
+        seen += [flat(batch) for batch in zip(*parts, strict=True)]
         state = states[0]
     assert seen == whole
 
@@ -153,7 +158,7 @@ def test_what_stays_wrong_is_named_and_nothing_is_lost(
     with pytest.raises(error, match=match) as raised:
         seen.extend(batch.tensors["index"].tolist() for batch in of)
     assert key in str(raised.value)
-    assert raised.value.next
+    assert "next:" in str(raised.value)
     broken.set()
     source.released.set()
     rest = Loader(made[1], source, batch_size=24, seed=5, window=3, epochs=2, cache=Cache(tmp_path, 10**6))
