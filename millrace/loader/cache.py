@@ -161,7 +161,8 @@ def _remove(path: Path) -> bool:
         return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
+        with fault_point("loader.evict"):
+            path.unlink(missing_ok=True)
     except BlockingIOError:
         return False
     finally:
