@@ -17,7 +17,7 @@ from benchmarks.parts import Benchmark, Goal, Tell
 from benchmarks.record import RESULTS
 
 #: The parts in the order in which they are measured: each a module of this package with a `measure(tell)`.
-PARTS = ("steps",)
+PARTS = ("steps", "checkpoint")
 
 #: Figure -> goal, as text for the table and as a test.
 GOALS: dict[str, Goal] = {

@@ -14,7 +14,14 @@ import typer
 from benchmarks.parts import Benchmark, Goal, Tell
 
 #: The parts in the order in which they are measured: each a module of this package with a `measure(tell)`.
-PARTS: tuple[str, ...] = ("layouts", "checkpoints")
+PARTS: tuple[str, ...] = (
+    "layouts",
+    "checkpoints",
+    "exactly_once",
+    "stall",
+    "loader",
+    "conversion",
+)
 
 #: Figure -> goal, as text for the table and as a test.
 GOALS: dict[str, Goal] = {
@@ -24,6 +31,15 @@ GOALS: dict[str, Goal] = {
     "checkpoints.saves": ("10,000", lambda saves: saves >= 10_000),
     "checkpoints.torn": ("0", lambda torn: torn == 0),
     "checkpoints.async_loss": ("at most 0.01", lambda loss: loss <= 0.01),
+    "exactly_once.violations": ("0", lambda value: value == 0),
+    "exactly_once.real_violations": ("0", lambda value: value == 0),
+    "stall.dataloader": (">= 35 %", lambda value: value >= 0.35),
+    "stall.ours": ("<= 1 %", lambda value: value <= 0.01),
+    "stall.speedup": (">= 1.6", lambda value: value >= 1.6),
+    "loader.vs_dataloader": (">= 2", lambda value: value >= 2),
+    "loader.vs_mds": (">= 1.8", lambda value: value >= 1.8),
+    "loader.vs_webdataset": (">= 1.8", lambda value: value >= 1.8),
+    "conversion_vs_mds": (">= 3", lambda value: value >= 3),
 }
 
 

@@ -7,7 +7,6 @@ from typing import Any, Literal
 from pydantic import Field
 
 from millrace.spec.base import MAX_DAYS, Section
-from millrace.spec.checkpointing import CheckpointSpec
 from millrace.spec.layout import LayoutSpec
 
 
@@ -65,4 +64,3 @@ class TrainingSpec(Section):
     cpus_per_worker: float = Field(default=1.0, gt=0, description="CPU cores reserved per worker.")
     max_failures: int = Field(default=2, ge=0, description="Worker losses survived before training fails.")
     checkpoint_every_epochs: int = Field(default=1, ge=1, description="Epochs between checkpoints.")
-    checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec, description="When to save, and what to keep.")

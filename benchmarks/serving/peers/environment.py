@@ -25,14 +25,23 @@ class PeerError(Exception):
     """This peer cannot be measured here; the message says why."""
 
 
-def peer_python(name: str, cache: Path = CACHE, python: str = sys.executable) -> Path:
+def peer_python(
+    name: str,
+    cache: Path = CACHE,
+    python: str = sys.executable,
+    *,
+    folder_of_pins: Path = REQUIREMENTS,
+    shared: Path | None = None,
+) -> Path:
     """The interpreter of peer `name`'s environment below `cache`, which is made when its pins are new.
+
+    `shared` is the folder of the packages that all have alike; without, it is installed.
 
     Raises:
         PeerError: it cannot be installed.
     """
-    shared = _shared_packages(cache, python)
-    requirements = (REQUIREMENTS / f"{name}.txt").read_text()
+    shared = shared or _shared_packages(cache, python)
+    requirements = (folder_of_pins / f"{name}.txt").read_text()
     folder, wanted = cache / name, digest(requirements, _version(python), str(shared))
     found = folder / "bin" / "python"
     if _is_made(folder, wanted):
@@ -41,7 +50,7 @@ def peer_python(name: str, cache: Path = CACHE, python: str = sys.executable) ->
     _run([python, "-m", "venv", str(folder)], f"the environment of {name}")
     [packages] = folder.glob("lib/python*/site-packages")
     (packages / "shared.pth").write_text(f"{shared}\n")
-    _install(str(found), name, "--no-deps", "-r", str(REQUIREMENTS / f"{name}.txt"))
+    _install(str(found), name, "--no-deps", "-r", str(folder_of_pins / f"{name}.txt"))
     (folder / _DIGEST).write_text(wanted)
     return found
 
