@@ -6,11 +6,13 @@ import errno
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from millrace.storage import Content, Entry, ObjectStore
 
 FAULTS = ("reset", "busy", "lost", "half", "twice", "die before", "die after")
+
+T = TypeVar("T")
 
 
 class Killed(BaseException):
@@ -42,12 +44,11 @@ class HostileStore(ObjectStore):
 
     def _cat(self, key: str, max_bytes: int) -> bytes:
         try:
-            content: bytes = self._meet(lambda: super(HostileStore, self)._cat(key, max_bytes), None)
+            return self._meet(lambda: super(HostileStore, self)._cat(key, max_bytes), None)
         except (ConnectionError, TimeoutError) as error:
             raise self._away(error) from error
-        return content
 
-    def _meet(self, work: Callable[[], Any], half: Callable[[], None] | None) -> Any:
+    def _meet(self, work: Callable[[], T], half: Callable[[], None] | None) -> T:
         fault = next(self._faults, None)
         if fault is not None:
             self.struck[fault] = self.struck.get(fault, 0) + 1

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch.distributed as dist
@@ -138,7 +139,7 @@ class Checkpoints:
                 self._load(state, artifact)
             except ArtifactError:
                 # Another writer's retention took it away meanwhile: there is a newer one then.
-                gone = self._agree(lambda place=place: self._line.find(place) is None)
+                gone = self._agree(partial(self._gone, place))
                 if last or not gone:
                     raise
                 continue
@@ -200,6 +201,9 @@ class Checkpoints:
                 next="ask for one of these steps",
             )
         return found
+
+    def _gone(self, place: Place) -> bool:
+        return self._line.find(place) is None
 
     def _load(self, state: Tensors, artifact: Artifact) -> None:
         index = read_index(artifact, self._retries)

@@ -12,6 +12,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from millrace.retries import Retries
 from millrace.storage import Artifact, ObjectStore
@@ -52,13 +53,13 @@ class Line:
         mine = uuid.uuid4().hex
         while True:
             key = f"{self.prefix}/writers/{generation:06d}"
-            won = self._retries.call(lambda key=key: self._claim(key, mine))
+            won = self._retries.call(partial(self._claim, key, mine))
             if won:
                 break
             generation += 1
         for name in names:
             if name.isdigit() and int(name) < generation - _REMEMBERED:
-                self._retries.call(lambda name=name: self.store.remove(f"{self.prefix}/writers/{name}"))
+                self._retries.call(partial(self.store.remove, f"{self.prefix}/writers/{name}"))
         return generation
 
     def _claim(self, key: str, mine: str) -> bool:
@@ -101,11 +102,11 @@ class Line:
             staying.add(best)
         for place in older:
             if place in found and place not in staying:
-                self._retries.call(lambda place=place: self.store.remove(self.key(place)))
+                self._retries.call(partial(self.store.remove, self.key(place)))
             elif place not in found and place not in self._abandoned:
                 self._give_up(place)
         for place in [place for place in older if place in self._abandoned][_REMEMBERED:]:
-            self._retries.call(lambda place=place: self.store.remove(self.key(place)))
+            self._retries.call(partial(self.store.remove, self.key(place)))
             self._abandoned.discard(place)
 
     def _give_up(self, place: Place) -> None:
@@ -120,4 +121,4 @@ class Line:
         self._abandoned.add(place)
         for name in self._retries.call(lambda: self.store.names(key)):
             if re.fullmatch(r"[0-9a-f]{12}", name):
-                self._retries.call(lambda name=name: self.store.discard(key, name))
+                self._retries.call(partial(self.store.discard, key, name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint.state_dict import (
@@ -27,19 +28,20 @@ def capture(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Tensor
     Learning rates and the like are not among them: they follow from the spec and the step.
     """
     model = {f"{_MODEL}{name}": value for name, value in get_model_state_dict(module).items()}
-    found = get_optimizer_state_dict(module, optimizer, options=_FLAT)
+    found: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=_FLAT)
     tensors = {f"{_OPTIMIZER}{name}": value for name, value in found.items() if name.startswith("state.")}
-    return model | {name: value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+    both: dict[str, Any] = model | tensors
+    return {name: value for name, value in both.items() if isinstance(value, torch.Tensor)}
 
 
 def restore(module: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
     """Put back what `capture` gave, filled by `Checkpoints.load_into`."""
-    set_model_state_dict(module, _under(_MODEL, tensors))
-    current = get_optimizer_state_dict(module, optimizer, options=_FLAT)
+    set_model_state_dict(module, dict(_under(_MODEL, tensors)))
+    current: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=_FLAT)
     set_optimizer_state_dict(module, optimizer, {**current, **_under(_OPTIMIZER, tensors)}, options=_FLAT)
 
 
-def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 

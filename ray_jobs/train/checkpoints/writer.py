@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
@@ -72,7 +73,7 @@ class Writer(StorageWriter):
         for number, items in enumerate(_in_files(plan.items)):
             name = f"{stem}-{number:04d}.safetensors"
             pieces = _File(items, planner)
-            entry = self._retries.call(lambda name=name, pieces=pieces: self._put(attempt, name, pieces))
+            entry = self._retries.call(partial(self._put, attempt, name, pieces))
             results += [
                 WriteResult(item.index, _num_bytes(item), _Place(name, start, entry))
                 for item, start in zip(items, pieces.starts, strict=True)
@@ -153,7 +154,7 @@ class _File:
                 raise _no_tensor(item.index.fqn)
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             if flat.numel():
-                yield memoryview(flat.view(torch.uint8).numpy())
+                yield memoryview(cast("Any", flat.view(torch.uint8).numpy()))
 
 
 def _title(item: WriteItem) -> str:

@@ -24,6 +24,7 @@ from millrace.errors import ArtifactError, DigestError, ServiceError, SettingsEr
 from millrace.storage import (
     MANIFEST,
     Artifact,
+    Content,
     Entry,
     ObjectStore,
     canonical_json,
@@ -72,7 +73,7 @@ class FragileStore(ObjectStore):
             raise Killed
         self.fatal -= 1
 
-    def _put(self, key: str, path: str, content: bytes | Path) -> Entry:
+    def _put(self, key: str, path: str, content: Content) -> Entry:
         self._count()
         return super()._put(key, path, content)
 
@@ -90,7 +91,7 @@ class SteppedStore(ObjectStore):
 
     turns: Iterator[None]
 
-    def _put(self, key: str, path: str, content: bytes | Path) -> Entry:
+    def _put(self, key: str, path: str, content: Content) -> Entry:
         next(self.turns)
         return super()._put(key, path, content)
 
