@@ -46,6 +46,7 @@ INSIDE = {
     ("millrace/provenance.py", "_git"): "asks git of this checkout: no other system, and nothing is written",
     ("tasks/registry.py", "_write_model_folder"): "writes into a scratch folder; mlflow.log_artifacts sends it",
     ("millrace/faults.py", "write"): "the fault points' own folder",
+    ("ray_jobs/train/layout/engine.py", "_from_last_stage"): "a collective among the ranks of one run",
 }
 
 
