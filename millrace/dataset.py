@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -60,24 +60,28 @@ class StagedSet:
             DataError: there is no such row.
             DigestError: a shard differs from its manifest.
         """
-        wanted = None if columns is None else list(dict.fromkeys([data.event_time, *columns]))
-        frames = [
-            parquet.read(store.get(key).read(SHARD), f"{key}/{SHARD}", wanted)
-            for key in self.shards
-            if _overlaps(key, window)
-        ]
-        frames = [
-            frame[(frame[data.event_time] >= window.start) & (frame[data.event_time] < window.end)]
-            for frame in frames
-            if len(frame)
-        ]
-        if not any(len(frame) for frame in frames):
+        frames = [frame for frame in self.parts(store, data, window, columns) if len(frame)]
+        if not frames:
             raise DataError(
                 f"staged data set {self.key} has no rows in {window}",
                 got=str(self.window),
                 next="train with a later as_of, or shorten evaluation.window_days and training.validation_days",
             )
-        return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
+        return pd.concat(frames, ignore_index=True)
+
+    def parts(
+        self, store: ObjectStore, data: DataSpec, window: Window, columns: Sequence[str] | None = None
+    ) -> Iterator[pd.DataFrame]:
+        """As `read`, a shard at a time; none has to have rows.
+
+        Raises:
+            DigestError: a shard differs from its manifest.
+        """
+        wanted = None if columns is None else list(dict.fromkeys([data.event_time, *columns]))
+        for key in self.shards:
+            if _overlaps(key, window):
+                frame = parquet.read(store.get(key).read(SHARD), f"{key}/{SHARD}", wanted)
+                yield frame[(frame[data.event_time] >= window.start) & (frame[data.event_time] < window.end)]
 
 
 def _overlaps(shard_key: str, window: Window) -> bool:

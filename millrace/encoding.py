@@ -21,6 +21,37 @@ _SMALLEST_STD = 1e-6
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Of each column, how many values are known, their mean, and the sum of their squared differences from it.
+
+    Parts of a table are added to what the whole would have given (Chan, Golub & LeVeque 1979).
+    """
+
+    count: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Self:
+        """Of [rows, columns], NaN where nothing is known."""
+        known = ~np.isnan(values)
+        count = known.sum(axis=0).astype(np.float64)
+        mean = np.where(known, values, 0.0).sum(axis=0) / np.maximum(count, 1)
+        return cls(count, mean, np.where(known, (values - mean) ** 2, 0.0).sum(axis=0))
+
+    def __add__(self, other: Moments) -> Moments:
+        count = self.count + other.count
+        share = other.count / np.maximum(count, 1)
+        apart = other.mean - self.mean
+        return Moments(count, self.mean + apart * share, self.squares + other.squares + apart**2 * self.count * share)
+
+    @property
+    def std(self) -> NDArray[np.float64]:
+        """Of the population."""
+        return np.sqrt(self.squares / np.maximum(self.count, 1))
+
+
+@dataclass(frozen=True)
 class TableInputs:
     """What a model's build function learns of its inputs: names, statistics and sizes, no rows."""
 
@@ -34,13 +65,13 @@ class TableInputs:
     @classmethod
     def fit(cls, rows: pd.DataFrame, data: DataSpec) -> Self:
         """Statistics of the training rows; a missing value does not count."""
-        numeric = numeric_array(rows, data).astype(np.float64)
-        known = ~np.isnan(numeric)
-        count = np.maximum(known.sum(axis=0), 1)
-        means = np.where(known, numeric, 0.0).sum(axis=0) / count
-        variance = np.where(known, (numeric - means) ** 2, 0.0).sum(axis=0) / count
-        stds = np.where(variance > _SMALLEST_STD**2, np.sqrt(variance), 1.0)
-        return cls.shaped(data, tuple(means.tolist()), tuple(stds.tolist()))
+        return cls.of_moments(data, Moments.of(numeric_array(rows, data).astype(np.float64)))
+
+    @classmethod
+    def of_moments(cls, data: DataSpec, moments: Moments) -> Self:
+        """With the statistics of the numeric features."""
+        stds = np.where(moments.std > _SMALLEST_STD, moments.std, 1.0)
+        return cls.shaped(data, tuple(moments.mean.tolist()), tuple(stds.tolist()))
 
     @classmethod
     def shaped(cls, data: DataSpec, means: tuple[float, ...] = (), stds: tuple[float, ...] = ()) -> Self:

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from millrace.encoding import TableInputs
 from millrace.errors import ConfigError, MillraceError, SourceError, UnknownNameError, nearest
 from millrace.secrets import resolve
 from millrace.spec import PipelineSpec
@@ -27,9 +26,12 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from millrace.encoding import TableInputs
     from millrace.parallel import ParallelPlan
+    from millrace.texts import TextInputs
 
-    BuildModel = Callable[[TableInputs, Mapping[str, object]], torch.nn.Module]
+    Inputs = TableInputs | TextInputs
+    BuildModel = Callable[[Inputs, Mapping[str, object]], torch.nn.Module]
 
 
 @runtime_checkable
@@ -109,7 +111,7 @@ class Pipeline:
         build: BuildModel = self._load(self.spec.model.build, "model.build")
         return build
 
-    def parallel_plan(self, inputs: TableInputs) -> ParallelPlan:
+    def parallel_plan(self, inputs: Inputs) -> ParallelPlan:
         """How the module can be cut; without `model.plan` in the spec, nowhere.
 
         Raises:

@@ -52,27 +52,28 @@ def staged_set(staged: StagedSet, verdict: Verdict) -> None:
     )
 
 
-def training_curves(pipeline: str, history: Sequence[Mapping[str, float]], best_epoch: int) -> None:
-    """Loss by epoch as a plot, and the numbers below it."""
+def training_curves(pipeline: str, history: Sequence[Mapping[str, float]], best_step: int) -> None:
+    """Loss by step as a plot, and the numbers below it."""
     rows = [
         [
-            f"{epoch['epoch']:.0f}",
-            f"{epoch['training_loss']:.5f}",
-            f"{epoch['validation_loss']:.5f}",
-            f"{epoch['rows_per_second']:,.0f}",
+            f"{each['step']:,.0f}",
+            f"{each['epoch']:.1f}",
+            f"{each['training_loss']:.5f}",
+            f"{each['validation_loss']:.5f}",
+            f"{each['rows_per_second']:,.0f}",
         ]
-        for epoch in history
+        for each in history
     ]
     _create(
         key=key(pipeline, "training"),
         description="Training curves",
         markdown=f"""# Training curves
 
-![loss by epoch]({_loss_plot(history, best_epoch)})
+![loss by step]({_loss_plot(history, best_step)})
 
-Best epoch: {best_epoch}
+Best after step {best_step:,}
 
-{table(["epoch", "training loss", "validation loss", "rows per second"], rows)}
+{table(["step", "epoch", "training loss", "validation loss", "rows per second"], rows)}
 """,
     )
 
@@ -180,18 +181,18 @@ def _mark(passed: bool) -> str:
     return "✅" if passed else "❌"
 
 
-def _loss_plot(history: Sequence[Mapping[str, float]], best_epoch: int) -> str:
-    """The losses by epoch as a data URL, so that the plot lives in the artifact itself."""
+def _loss_plot(history: Sequence[Mapping[str, float]], best_step: int) -> str:
+    """The losses by step as a data URL, so that the plot lives in the artifact itself."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
-    epochs = [epoch["epoch"] for epoch in history]
-    axes.plot(epochs, [epoch["training_loss"] for epoch in history], marker="o", label="training")
-    axes.plot(epochs, [epoch["validation_loss"] for epoch in history], marker="o", label="validation")
-    axes.axvline(best_epoch, color="grey", linestyle=":", label="best epoch")
-    axes.set(xlabel="epoch", ylabel="loss")
+    steps = [each["step"] for each in history]
+    axes.plot(steps, [each["training_loss"] for each in history], marker="o", label="training")
+    axes.plot(steps, [each["validation_loss"] for each in history], marker="o", label="validation")
+    axes.axvline(best_step, color="grey", linestyle=":", label="best")
+    axes.set(xlabel="step", ylabel="loss")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     buffer = BytesIO()

@@ -107,12 +107,12 @@ class Registry:
         return str(run.info.run_id)
 
     def finish_run(self, run_id: str, metrics: Mapping[str, float], history: Sequence[Mapping[str, float]]) -> None:
-        """Close a run with its final metrics and every epoch's, those that could not be logged on the way included."""
+        """Close a run with its final metrics and every validation's, those not logged on the way included."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         values = [Metric(name, value, now, 0) for name, value in metrics.items()]
-        values += [Metric(name, value, now, int(epoch["epoch"])) for epoch in history for name, value in epoch.items()]
+        values += [Metric(name, value, now, int(each["step"])) for each in history for name, value in each.items()]
         for start in range(0, len(values), _MAX_BATCH):
             self._ask("log_batch", run_id, metrics=values[start : start + _MAX_BATCH])
         self._ask("set_terminated", run_id)

@@ -89,9 +89,9 @@ def train_model(run: Run, request: TrainRequest) -> TrainResult:
     """
     result = find_result(request)
     if result is None:
-        from tasks.epoch_metrics import EpochMetrics
+        from tasks.round_metrics import RoundMetrics
 
-        result = train(request, run.pipeline, [EpochMetrics(run.settings.mlflow_url, open_mlflow_run(run, request))])
+        result = train(request, run.pipeline, [RoundMetrics(run.settings.mlflow_url, open_mlflow_run(run, request))])
     if result.trained_by == run.id and run.recorded(FITTED) is None:
         _report_training(run, request, result)
     return result
@@ -101,7 +101,7 @@ def _report_training(run: Run, request: TrainRequest, result: TrainResult) -> No
     """Tell MLflow, the Prefect UI and the ledger of a training that this run did, perhaps before it was killed."""
     history = run.store.get(result.package_key).lineage["history"]
     Registry(run.settings).finish_run(open_mlflow_run(run, request), result.metrics, history)
-    artifacts.training_curves(run.pipeline.name, history, int(result.metrics["best_epoch"]))
+    artifacts.training_curves(run.pipeline.name, history, int(result.metrics["best_step"]))
     spec = run.pipeline.spec.training
     workers = spec.num_workers
     run.spend("train", result.seconds, workers * spec.cpus_per_worker, workers if spec.use_gpu else 0)

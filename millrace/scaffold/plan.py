@@ -28,7 +28,7 @@ class Plan:
     budget_days: int
     batch_size: int
     epochs: int
-    patience_epochs: int
+    patience: int
     hidden: int
     blocks: int
     dropout: float
@@ -59,7 +59,7 @@ def make_plan(num_rows: int, labelled_share: float, days: float, delay_days: flo
         budget_days={"day": 30, "week": 180, "month": 365}[period],
         batch_size=batch,
         epochs=epochs,
-        patience_epochs=max(2, epochs // 6),
+        patience=max(2, epochs // 6),
         hidden=(64, 128, 256)[size],
         blocks=(1, 2, 3)[size],
         dropout=(0.2, 0.1, 0.1)[size],

@@ -1,29 +1,33 @@
-"""What each training worker runs: a loop that can stop anywhere and go on from its last epoch, in any layout."""
+"""What each training worker runs: steps that can stop anywhere and go on from the last checkpoint, in any layout."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
-import torch.distributed as dist
-from torch.nn import functional
 
-from millrace.encoding import TableInputs
 from millrace.errors import TrainingError
+from millrace.loader import Batch, Cache, Loader, StoreSource
+from millrace.loader.share import share
 from millrace.pipeline import Pipeline
-from millrace.spec import Label, TrainingSpec
 from millrace.storage import ObjectStore, digest_json
-from ray_jobs.train import checkpoint
-from ray_jobs.train.data import Tensors, batches, steps_per_epoch
+from ray_jobs.train.checkpoints.interval import FailureRate
 from ray_jobs.train.layout.apply import Memory
 from ray_jobs.train.layout.checks import layout_of
 from ray_jobs.train.layout.engine import Engine, Optimization
-from ray_jobs.train.layout.gradients import LossScale
+from ray_jobs.train.notice import Notice, PreemptedError
+from ray_jobs.train.position import Position
+from ray_jobs.train.problem import Inputs, Problem
+from ray_jobs.train.rank import Rank
+from ray_jobs.train.saver import Saver
+from ray_jobs.train.schedule import Schedule
+from ray_jobs.train.stopwatch import Stopwatch
 
-_WARM_UP_SHARE = 0.15
+#: Asking is a round of all ranks.
+_ASK_SECONDS = 2.0
 
 Report = Callable[[Mapping[str, float]], None]
 #: Raises when this run may no longer publish.
@@ -31,149 +35,252 @@ Prove = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Rank:
-    """This worker's place: its rank, how many there are, and its device."""
+class Place:
+    """Where a run keeps its checkpoints and its shards, and what it tells and asks on the way.
 
-    rank: int
-    world_size: int
-    device: torch.device
+    Args:
+        rate: What is believed of failures; it sets how often a checkpoint is taken.
+        cache: For shards that are not on this machine.
+        notice: Says that this machine goes away.
+        ask: The same, of whoever runs all machines: asked by all ranks at once, every few seconds.
+        watch: Told what each second was spent on.
+    """
 
-    def total(self, *values: float) -> list[float]:
-        """The values, summed over all workers."""
-        sums = torch.tensor(values, dtype=torch.float64, device="cpu" if self.device.type == "cpu" else self.device)
-        if self.world_size > 1:
-            dist.all_reduce(sums)
-        return [float(number) for number in sums]
+    store: ObjectStore
+    checkpoint_prefix: str
+    report: Report = lambda metrics: None
+    prove: Prove = lambda: None
+    rate: FailureRate = FailureRate()  # noqa: RUF009 - frozen
+    cache: Cache | None = None
+    notice: Notice = field(default_factory=Notice)
+    ask: Callable[[], bool] | None = None
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The best weights, where they were found, and each epoch's metrics."""
+    """The best weights, on the first rank, where they were found, and what each validation measured."""
 
     weights: dict[str, torch.Tensor]
-    position: checkpoint.Position
+    position: Position
 
 
-def fit(
-    pipeline: Pipeline,
-    inputs: TableInputs,
-    training: Tensors,
-    validation: Tensors,
-    *,
-    rank: Rank,
-    store: ObjectStore,
-    checkpoint_prefix: str,
-    report: Report,
-    prove: Prove = lambda: None,
-) -> Fitted:
+def fit(pipeline: Pipeline, problem: Problem, rank: Rank, place: Place) -> Fitted:
     """Fit the pipeline's module until the validation loss stops falling.
 
-    Each epoch ends with a report on every rank and, on rank 0, a committed checkpoint; a worker that starts again
-    goes on after the newest one and, as the order of rows and what dropout draws depend on the epoch only, ends where
-    it would have.
+    A worker that starts again, alone or among any number, goes on after the newest checkpoint; as batches, learning
+    rates and what dropout draws depend on the step only, it ends where it would have.
 
     Raises:
         TrainingError: the loss is not finite.
+        PreemptedError: this machine goes away; a checkpoint of the last step is committed.
         FencedError: `prove` says that this run may no longer publish a checkpoint.
         ConfigError: the spec's layout cannot work.
+        ArtifactError, DigestError: a checkpoint or a shard is not what it should be.
     """
     spec = pipeline.spec.training
-    engine = make_engine(pipeline, inputs, rank)
-    position, best = restore(engine, store, checkpoint_prefix, spec.epochs)
-    training, validation = training.to(rank.device), validation.to(rank.device)
-    steps = steps_per_epoch(len(training), spec.batch_size)
-    while position.epoch < spec.epochs and position.stale_epochs < spec.patience_epochs:
-        started = time.perf_counter()
-        # Dropout draws from this, not from what earlier epochs left: a resumed epoch draws the same.
-        torch.manual_seed(int(digest_json([spec.seed, position.epoch, engine.data_rank])[:15], 16))
-        order = batches(
-            len(training),
-            spec.batch_size,
-            epoch=position.epoch,
-            seed=spec.seed,
-            rank=engine.data_rank,
-            world_size=engine.data_world,
+    with place.watch.phase("start"):
+        engine = make_engine(pipeline, problem, rank)
+        loader = _loader(problem, engine, place, spec.batch_size, spec.seed)
+        schedule = Schedule.of(spec, loader.steps_per_epoch)
+        saver = Saver(
+            engine,
+            loader,
+            place.store,
+            place.checkpoint_prefix,
+            every=spec.checkpoint_every_steps,
+            rate=place.rate,
+            prove=place.prove,
+            group=rank.save_group,
         )
-        losses: list[float] = []
-        for index in order:
-            rate = spec.learning_rate * one_cycle(position.step / (spec.epochs * steps))
-            batch = training.take(index)
-            # A short last batch is filled until no rank has an empty share.
-            rows = max(engine.data_world, min(spec.batch_size, len(training) - len(losses) * spec.batch_size))
-            losses.append(engine.step(batch.inputs, batch.targets, rate, rows).loss)
-            position.step += 1
-            _require_finite(losses[-1], f"step {len(losses)} of epoch {position.epoch + 1}")
-        validation_loss = _validation_loss(engine, validation, spec, rank)
-        _require_finite(validation_loss, f"the validation after epoch {position.epoch + 1}")
-        position.epoch += 1
-        is_better = validation_loss < position.best_loss
-        due = position.epoch % spec.checkpoint_every_epochs == 0 or position.epoch == spec.epochs
-        state = engine.whole_state() if is_better or due else {}
-        if is_better:
-            position.best_loss, position.best_epoch = validation_loss, position.epoch
-            best = {name: tensor.clone() for name, tensor in state["model"].items()}
-        metrics = {
-            "epoch": float(position.epoch),
-            "training_loss": sum(losses) / len(losses),
-            "validation_loss": validation_loss,
-            "learning_rate": rate,
-            "rows_per_second": len(training) / (time.perf_counter() - started),
-        }
-        position.history.append(metrics)
-        if rank.rank == 0 and due:
-            prove()
-            checkpoint.save(store, checkpoint_prefix, position, state, best, asdict(engine.scale))
-        report(metrics)
-    return Fitted(best, position)
+        position = saver.resume()
+        place.watch.resumed_step = position.step
+    try:
+        with loader, place.watch.phase("compute"):
+            _run(pipeline, problem, rank, place, engine, loader, schedule, saver, position)
+        with place.watch.phase("checkpoint"):
+            saver.wait()
+        with place.watch.phase("idle"):
+            weights = saver.best(position)
+            saver.close()
+    except BaseException:
+        saver.abandon()
+        raise
+    return Fitted(weights, position)
 
 
-def make_engine(pipeline: Pipeline, inputs: TableInputs, rank: Rank) -> Engine:
+def _run(
+    pipeline: Pipeline,
+    problem: Problem,
+    rank: Rank,
+    place: Place,
+    engine: Engine,
+    loader: Loader,
+    schedule: Schedule,
+    saver: Saver,
+    position: Position,
+) -> None:
+    spec, watch = pipeline.spec.training, place.watch
+    batches = _timed(loader, watch)
+    began, taken, asked = time.perf_counter(), 0, time.monotonic()
+    while position.step < schedule.steps and position.stale_rounds < spec.patience:
+        batch = next(batches)
+        with watch.phase("compute", position.step + 1):
+            # Dropout draws from this, not from what earlier steps left: a resumed run draws the same.
+            torch.manual_seed(_seed(spec.seed, position.step, engine.data_rank))
+            rate = spec.learning_rate * schedule.rate(position.step)
+            inputs, targets = problem.divide(batch.tensors)
+            started = time.perf_counter()
+            loss = engine.step(inputs, targets, rate, spec.batch_size).loss
+            _require_finite(loss, f"step {position.step + 1}, {_where(batch)}")
+            position.stepped(loss)
+            taken += 1
+            saver.stepped(time.perf_counter() - started)
+        is_round = schedule.is_round(position.step)
+        is_best = False
+        if is_round:
+            seconds = time.perf_counter() - began
+            validation_loss = _validation_loss(engine, problem, rank, place, spec.batch_size)
+            _require_finite(validation_loss, f"the validation after step {position.step}")
+            metrics = {
+                "round": float(position.round + 1),
+                "step": float(position.step),
+                "epoch": position.step / schedule.steps_per_epoch,
+                "training_loss": position.losses / position.since,
+                "validation_loss": validation_loss,
+                "learning_rate": rate,
+                **_speed(pipeline, problem, rank, taken * spec.batch_size / seconds),
+            }
+            is_best = position.validated(validation_loss, metrics)
+        is_over = position.step == schedule.steps or position.stale_rounds >= spec.patience
+        asks = place.ask is not None and time.monotonic() - asked > _ASK_SECONDS
+        due, leaves, asks = rank.any(rank.is_first and saver.is_due(position.step), place.notice.given, asks)
+        if asks and place.ask is not None:
+            asked = time.monotonic()
+            leaves = place.ask() or leaves
+        if is_best or is_over or due or leaves:
+            with watch.phase("checkpoint", position.step):
+                watch.mark(position.step)
+                saver.save(position)
+        if leaves and not is_over:
+            with watch.phase("checkpoint", position.step):
+                saver.wait()
+            raise PreemptedError(position.step)
+        if is_round:
+            with watch.phase("idle"):
+                place.report(metrics)
+            began, taken = time.perf_counter(), 0
+
+
+def make_engine(pipeline: Pipeline, problem: Problem, rank: Rank) -> Engine:
     """The pipeline's module, spread over the workers as the spec says.
 
     Raises:
         ConfigError: it cannot be.
     """
-    spec, label = pipeline.spec.training, pipeline.spec.data.label
+    spec = pipeline.spec.training
     torch.manual_seed(spec.seed)
-    module, plan = pipeline.build_model(inputs, pipeline.spec.model.options), pipeline.parallel_plan(inputs)
+    module = pipeline.build_model(problem.inputs, pipeline.spec.model.options)
+    plan = pipeline.parallel_plan(problem.inputs)
     memory_bytes = torch.cuda.mem_get_info(rank.device)[1] if rank.device.type == "cuda" else 0
-    layout = layout_of(spec, module, plan, rank.world_size, memory_bytes)
     return Engine(
         module,
         plan,
-        lambda logits, targets: loss_of(logits, targets, label),
-        layout,
+        problem.loss,
+        layout_of(spec, module, plan, rank.world_size, memory_bytes),
         rank.device,
         Memory(spec.precision, spec.activation_checkpointing, spec.compile),
         Optimization(spec.weight_decay, spec.gradient_clip, spec.gradient_accumulation),
     )
 
 
-def restore(
-    engine: Engine, store: ObjectStore, prefix: str, epochs: int
-) -> tuple[checkpoint.Position, dict[str, torch.Tensor]]:
-    """Have the engine go on where a run of before has come to: its position and its best weights.
-
-    Raises:
-        ArtifactError: the checkpoint is of another model, or no checkpoint; the engine is as it was.
-    """
-    found = checkpoint.load_newest(store, prefix, epochs)
-    if found is None:
-        return checkpoint.Position(), {}
-    try:
-        _require_alike(found.best, found.state["model"])
-        scale = LossScale(**found.scale)
-        engine.load_whole(found.state)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise checkpoint.unfit(found.key, prefix, error) from error
-    engine.scale = scale
-    return found.position, found.best
+def predictor_module(pipeline: Pipeline, inputs: Inputs, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """The fitted module on the CPU, ready to answer."""
+    module = pipeline.build_model(inputs, pipeline.spec.model.options)
+    module.load_state_dict({name: tensor.cpu() for name, tensor in weights.items()})
+    return module.eval()
 
 
-def _require_alike(best: Mapping[str, torch.Tensor], model: Mapping[str, torch.Tensor]) -> None:
-    kinds = [{name: (each.shape, each.dtype) for name, each in part.items()} for part in (best, model)]
-    if best and kinds[0] != kinds[1]:
-        raise ValueError("its best weights are another model's")
+def _loader(problem: Problem, engine: Engine, place: Place, batch_size: int, seed: int) -> Loader:
+    return Loader(
+        problem.training,
+        StoreSource(place.store),
+        batch_size=batch_size,
+        seed=seed,
+        rank=engine.data_rank,
+        world_size=engine.data_world,
+        cache=place.cache,
+        device=engine.device,
+    )
+
+
+def _validation_loss(engine: Engine, problem: Problem, rank: Rank, place: Place, batch_size: int) -> float:
+    """Mean loss over all validation samples, each data rank taking its share; all are asked equally often."""
+    samples, total, count = problem.validation, 0.0, 0.0
+    loader = Loader(
+        samples,
+        StoreSource(place.store),
+        batch_size=batch_size,
+        seed=0,
+        rank=engine.data_rank,
+        world_size=engine.data_world,
+        epochs=1,
+        cache=place.cache,
+        device=engine.device,
+    )
+    own = share(batch_size, engine.data_rank, engine.data_world)
+    with loader:
+        for batch in _timed(loader, place.watch):
+            # The last batch is filled up, with samples that came before: they do not count again. A pipeline's
+            # microbatches have one size, so there they do.
+            is_whole = (batch.step + 1) * batch_size <= samples.num_samples or engine.layout.stages > 1
+            new = slice(0, own.stop - own.start) if is_whole else _new(samples.num_samples, batch_size, own)
+            rows = new.stop - new.start
+            # Who has none left still takes part, with one that does not count.
+            chosen = new if rows else slice(0, 1)
+            inputs, targets = problem.divide({name: tensor[chosen] for name, tensor in batch.tensors.items()})
+            with place.watch.phase("compute"):
+                total += engine.evaluate(inputs, targets) * rows
+            count += rows
+    total, count = rank.total(total, count)
+    return total / count
+
+
+def _timed(loader: Loader, watch: Stopwatch) -> Iterator[Batch]:
+    batches = iter(loader)
+    while True:
+        with watch.phase("data_wait"):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _new(num_samples: int, batch_size: int, own: slice) -> slice:
+    """Of this rank's rows of a last, filled batch, those that were in none before."""
+    first, last = (0, num_samples) if num_samples < batch_size else (batch_size - num_samples % batch_size, batch_size)
+    start, stop = max(own.start, first), min(own.stop, last)
+    return slice(start - own.start, max(start, stop) - own.start)
+
+
+def _speed(pipeline: Pipeline, problem: Problem, rank: Rank, rows_per_second: float) -> dict[str, float]:
+    plan = pipeline.parallel_plan(problem.inputs)
+    found = {"rows_per_second": rows_per_second}
+    if plan.tokens_per_row > 1:
+        found["tokens_per_second"] = rows_per_second * plan.tokens_per_row
+    if plan.flops_per_row:
+        found["teraflops_per_worker"] = rows_per_second * plan.flops_per_row / rank.world_size / 1e12
+    if rank.device.type == "cuda":
+        found["peak_memory_bytes"] = float(torch.cuda.max_memory_allocated(rank.device))
+    return found
+
+
+def _seed(*parts: int) -> int:
+    return int(digest_json(list(parts))[:15], 16)
+
+
+def _where(batch: Batch) -> str:
+    return f"batch {batch.step} of the run, in epoch {batch.epoch + 1}"
 
 
 def _require_finite(loss: float, where: str) -> None:
@@ -183,43 +290,3 @@ def _require_finite(loss: float, where: str) -> None:
             got=loss,
             next="lower training.learning_rate, or look for extreme values in the data; the last checkpoint is kept",
         )
-
-
-def one_cycle(progress: float) -> float:
-    """Share of the peak learning rate at `progress` in [0, 1]: linear up, cosine down (Smith & Topin 2018).
-
-    A function of the position alone, so a resumed run needs no scheduler state.
-    """
-    if progress < _WARM_UP_SHARE:
-        return 0.04 + 0.96 * progress / _WARM_UP_SHARE
-    along = (progress - _WARM_UP_SHARE) / (1 - _WARM_UP_SHARE)
-    return max(0.5 * (1 + math.cos(math.pi * along)), 1e-3)
-
-
-def loss_of(logits: torch.Tensor, targets: torch.Tensor, label: Label) -> torch.Tensor:
-    """Mean loss of a batch: logits [rows, outputs], targets float32 [rows]."""
-    if label.kind == "multiclass":
-        return functional.cross_entropy(logits, targets.long())
-    if label.kind == "binary":
-        return functional.binary_cross_entropy_with_logits(logits[:, 0], targets)
-    return functional.mse_loss(logits[:, 0], targets)
-
-
-def _validation_loss(engine: Engine, rows: Tensors, spec: TrainingSpec, rank: Rank) -> float:
-    """Mean loss over all validation rows, each data rank taking its share; all are asked equally often."""
-    total = count = 0.0
-    for start in range(0, len(rows), spec.batch_size):
-        mine = torch.arange(start, min(start + spec.batch_size, len(rows)))[engine.data_rank :: engine.data_world]
-        # Who has no rows left still takes part, with one that does not count.
-        batch = rows.take(mine if len(mine) else torch.tensor([start]))
-        total += engine.evaluate(batch.inputs, batch.targets) * len(mine)
-        count += len(mine)
-    total, count = rank.total(total, count)
-    return total / count
-
-
-def predictor_module(pipeline: Pipeline, inputs: TableInputs, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
-    """The fitted module on the CPU, ready to answer."""
-    module = pipeline.build_model(inputs, pipeline.spec.model.options)
-    module.load_state_dict({name: tensor.cpu() for name, tensor in weights.items()})
-    return module.eval()

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from millrace.dataset import StagedSet
+from millrace.goodput import Attempt
 from millrace.ledger import Ledger, Token
 from millrace.pipeline import Pipeline
 from millrace.settings import Settings
@@ -72,16 +73,25 @@ class TrainRequest:
     def checkpoint_prefix(self) -> str:
         return f"checkpoints/{self.pipeline_name}/{self.key}"
 
+    @property
+    def accounts_prefix(self) -> str:
+        """Where it is kept what the time of each attempt went to."""
+        return f"goodput/{self.pipeline_name}/{self.key}"
+
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """The package that a run made, and the flow run that made it; `seconds` is 0 when it was there before."""
+    """The package that a run made, the flow run that made it, and its attempts.
+
+    `seconds` is 0 when the package was there before.
+    """
 
     package_key: str
     package_digest: str
     metrics: Mapping[str, float]
     seconds: float
     trained_by: str
+    attempts: tuple[Attempt, ...] = ()
 
 
 def make_request(

@@ -4,75 +4,123 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from millrace.errors import MillraceError, ServiceError, TrainingError
+from millrace.errors import ServiceError
 from millrace.faults import fault_point
+from millrace.goodput import Attempt
 from millrace.pipeline import Pipeline
+from millrace.spec import TrainingSpec
 from millrace.storage import Artifact
-from ray_jobs.cluster import connect, object_store
+from ray_jobs.cluster import connect, object_store, run_all
+from ray_jobs.train.accounts import Accounts
+from ray_jobs.train.budget import Budget, Loss, loss_of_workers
+from ray_jobs.train.monitor import Desk, watching
 from ray_jobs.train.request import TrainRequest, TrainResult
 from ray_jobs.train.room import require_room, telling_of_waits
+from ray_jobs.train.table_problem import prepare
 
 
 def find_result(request: TrainRequest) -> TrainResult | None:
     """The result of an identical earlier request, or None."""
-    package = object_store(request.settings).find(request.package_key)
-    return None if package is None else _result(package, seconds=0.0)
+    store = object_store(request.settings)
+    package = store.find(request.package_key)
+    return None if package is None else _result(package, Accounts(store, request.accounts_prefix).read(), seconds=0.0)
 
 
 def train(request: TrainRequest, pipeline: Pipeline, callbacks: Sequence[Any] = ()) -> TrainResult:
     """Train on the cluster; `callbacks` are Ray Train's `UserCallback`s, run on its controller.
 
-    A run that was killed goes on after its last epoch when the same request comes again.
+    Workers that are lost, or hang, are replaced, and the run goes on from its last checkpoint, in as many workers as
+    there is room for; so does a run that was killed when the same request comes again.
 
     Raises:
-        TrainingError: the workers failed more often than training.max_failures.
+        TrainingError: workers were lost more often than training.max_failures.
         ServiceError: the cluster was lost on the way.
         ConfigError: the local Ray head can never hold the workers, or the spec's layout cannot work.
-        MillraceError: what a worker raised of ours (bad data, a loss that is not finite).
+        MillraceError: what a worker raised of ours (bad data, a loss that is not finite): it is not tried again.
     """
     if (found := find_result(request)) is not None:
         return found
-    from ray.exceptions import RayError
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
-
-    from ray_jobs.train.worker import train_worker
-
-    spec = pipeline.spec.training
+    spec, store = pipeline.spec.training, object_store(request.settings)
     require_layout(pipeline)
     connect(request.settings)
     resources = {"CPU": spec.cpus_per_worker} | ({"GPU": 1.0} if spec.use_gpu else {})
-    require_room(request.settings, request.pipeline_name, spec.num_workers, resources)
-    started = time.perf_counter()
+    require_room(request.settings, request.pipeline_name, spec.min_workers or spec.num_workers, resources)
+    began = time.perf_counter()
+    run_all(request.settings, prepare, [(request,)])
+    accounts = Accounts(store, request.accounts_prefix)
+    budget, desk = Budget(spec.max_failures), _desk()
+    number = len(accounts.read())
+    while (error := _attempt(request, spec, resources, callbacks, desk, accounts, number)) is not None:
+        budget.spend(error, request)
+        number += 1
+    return _result(store.get(request.package_key), accounts.read(), seconds=time.perf_counter() - began)
+
+
+def _attempt(
+    request: TrainRequest,
+    spec: TrainingSpec,
+    resources: Mapping[str, float],
+    callbacks: Sequence[Any],
+    desk: Any,
+    accounts: Accounts,
+    number: int,
+) -> Loss | None:
+    """Start all workers once; why they were lost, or None when the training is done."""
+    from ray.exceptions import RayError
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError
+
+    from ray_jobs.train.worker import train_worker
+
+    workers = spec.num_workers if spec.min_workers is None else (spec.min_workers, spec.num_workers)
+    config: Any = RunConfig(
+        name=f"{request.key}-{number:04d}-{uuid.uuid4().hex[:8]}",
+        storage_path=f"{request.settings.objects}/ray_train/{request.pipeline_name}",
+        # Whether another attempt is made is decided here, not there: with the reason at hand.
+        failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
+        worker_runtime_env={"worker_process_setup_hook": "ray_jobs.train.notice.install"},
+        callbacks=list(callbacks),
+    )
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"request": request},
-        scaling_config=ScalingConfig(
-            num_workers=spec.num_workers, use_gpu=spec.use_gpu, resources_per_worker=resources
-        ),
-        run_config=RunConfig(
-            name=f"{request.key}-{uuid.uuid4().hex[:8]}",
-            storage_path=f"{request.settings.objects}/ray_train/{request.pipeline_name}",
-            failure_config=FailureConfig(max_failures=spec.max_failures),
-            callbacks=list(callbacks),
-        ),
+        train_loop_config={"request": request, "attempt": number, "desk": desk},
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=spec.use_gpu, resources_per_worker=dict(resources)),
+        run_config=config,
     )
-    try:
-        with telling_of_waits(request.pipeline_name, spec.num_workers, resources), fault_point("ray.train"):
-            trainer.fit()
-    except (ControllerError, RayError) as error:
-        raise ServiceError(
-            f"Ray lost training run {request.key} of '{request.pipeline_name}'",
-            got=str(error),
-            next="look at `millrace status`, then run it again: it goes on after its last whole epoch",
-        ) from error
-    except TrainingFailedError as error:
-        raise _training_error(request, spec.max_failures, error) from error
-    return _result(object_store(request.settings).get(request.package_key), seconds=time.perf_counter() - started)
+    now = time.time()
+    attempt = Attempt(number, spec.num_workers, now, now, {})
+    accounts.keep(attempt)
+    loss: Loss | None = None
+    with watching(desk, attempt, accounts.keep) as seen:
+        try:
+            with (
+                telling_of_waits(request.pipeline_name, spec.min_workers or spec.num_workers, resources),
+                fault_point("ray.train"),
+            ):
+                trainer.fit()
+        except PreemptionError as error:
+            loss = Loss("preempted", str(error), seen)
+        except (ControllerError, RayError) as error:
+            raise ServiceError(
+                f"Ray lost training run {request.key} of '{request.pipeline_name}'",
+                got=str(error),
+                next="look at `millrace status`, then run it again: it goes on after its last checkpoint",
+            ) from error
+        except TrainingFailedError as error:
+            loss = loss_of_workers(error, seen)
+    accounts.keep(replace(seen.attempt, outcome="finished" if loss is None else loss.kind))
+    return loss
+
+
+def _desk() -> Any:
+    import ray
+
+    return ray.remote(Desk).options(num_cpus=0, max_restarts=-1).remote()
 
 
 def require_layout(pipeline: Pipeline) -> None:
@@ -95,22 +143,8 @@ def require_layout(pipeline: Pipeline) -> None:
     layout_of(spec, module, pipeline.parallel_plan(inputs), spec.num_workers)
 
 
-def _training_error(request: TrainRequest, max_failures: int, error: Exception) -> MillraceError:
-    failures = dict(getattr(error, "worker_failures", {}))
-    for failure in failures.values():
-        cause: BaseException | None = failure
-        while cause is not None:
-            if isinstance(cause, MillraceError):
-                return cause
-            cause = getattr(cause, "cause", None) or cause.__cause__
-    first = "; ".join(f"rank {rank}: {type(failure).__name__}: {failure}" for rank, failure in failures.items())
-    return TrainingError(
-        f"training run {request.key} of '{request.pipeline_name}' failed after {max_failures} restarts",
-        got=first or str(error),
-        next="run it again: it goes on after its last whole epoch",
-    )
-
-
-def _result(package: Artifact, *, seconds: float) -> TrainResult:
+def _result(package: Artifact, attempts: Sequence[Attempt], *, seconds: float) -> TrainResult:
     trained_by = str(package.lineage.get("flow_run", ""))
-    return TrainResult(package.key, package.digest, dict(package.summary["metrics"]), seconds, trained_by)
+    return TrainResult(
+        package.key, package.digest, dict(package.summary["metrics"]), seconds, trained_by, tuple(attempts)
+    )

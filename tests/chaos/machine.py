@@ -279,6 +279,7 @@ def _train(request: Any, pipeline: Any, callbacks: Any) -> Any:
 
     from millrace.faults import fault_point
     from ray_jobs.train.run import find_result
+    from ray_jobs.train.table_problem import prepare
     from ray_jobs.train.worker import train_worker
 
     context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
@@ -286,6 +287,7 @@ def _train(request: Any, pipeline: Any, callbacks: Any) -> Any:
         patch.setattr(ray.train, "get_context", lambda: context)
         patch.setattr(ray.train, "report", lambda metrics: None)
         patch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+        prepare(request)
         train_worker({"request": request})
     found = find_result(request)
     assert found is not None

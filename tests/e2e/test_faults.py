@@ -30,7 +30,7 @@ def test_a_training_whose_worker_is_killed_goes_on_after_its_last_epoch(
     millrace: Millrace, live_settings: Settings, eventually: Eventually
 ) -> None:
     epochs = 25
-    _pipeline(live_settings, "endures", epochs=epochs, patience_epochs=epochs)
+    _pipeline(live_settings, "endures", epochs=epochs, patience=epochs)
     answers: list[subprocess.CompletedProcess[str]] = []
     training = threading.Thread(
         target=lambda: answers.append(millrace("run", "endures", "--as-of", "2024-02-01", "--json"))

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from benchmarks.reliability.artifacts import payloads
-from benchmarks.reliability.artifacts.attack import Attack, updates_summary, with_files, with_manifest
-from benchmarks.reliability.artifacts.world import CHECKPOINT, EVALUATION, NEW, SHARD_KEY, Document, World
+from benchmarks.reliability.artifacts.attack import Attack, with_files, with_manifest
+from benchmarks.reliability.artifacts.world import CHECKPOINT, EVALUATION, NEW, SHARD_KEY, Document, World, redigest
 from millrace.dataset import SHARD
 from millrace.package import CARD, PROBE, REFERENCE, SCALE, SPEC, WEIGHTS
+from ray_jobs.train.checkpoints.index import INDEX
 
-_STATE = "state.safetensors"
+_TENSORS = "rank-00000-0000.safetensors"
 
 
 def file_attacks(marker: Path) -> Iterator[Attack]:
@@ -143,42 +144,78 @@ def _extra_files(marker: Path) -> Iterator[Attack]:
 
 
 def _checkpoints(marker: Path) -> Iterator[Attack]:
-    unusable, unfit = "holds no weights that can be used", "does not fit the model"
+    unreadable, none, unfit = "cannot be read", "is no index of a checkpoint", "is of another model"
     pickled = payloads.pickles(marker)
     for name in ("pickle protocol 5", "torch.save, zip", "torch.save, legacy"):
-        yield with_files(f"checkpoint: {name}", "resume", CHECKPOINT, {_STATE: pickled[name]}, unusable)
+        yield with_files(f"checkpoint: {name} for an index", "resume", CHECKPOINT, {INDEX: pickled[name]}, unreadable)
+    # Bytes of tensors are numbers, whatever they were meant to be: only too few of them can be wrong.
+    yield with_files("checkpoint: no tensors", "resume", CHECKPOINT, {_TENSORS: b""}, none)
 
-    def changed(**change: Any) -> Callable[[World], Mapping[str, bytes]]:
-        from safetensors.torch import load
+    def tensor(edit: Callable[[list[Any]], object]) -> Callable[[World], Mapping[str, bytes]]:
+        def files(world: World) -> Mapping[str, bytes]:
+            document = json.loads(world.files(CHECKPOINT)[INDEX])
+            edit(document["tensors"]["model/layer.weight"])
+            return {INDEX: json.dumps(document).encode()}
 
-        return lambda world: {_STATE: payloads.state(load(world.files(CHECKPOINT)[_STATE]), **change)}
+        return files
 
-    wide, weight = torch.zeros(7, 7), torch.zeros(1, 2)
-    for name, change in {
-        "a model of another shape": {"model/layer.weight": wide},
-        "best weights of another shape": {"best/layer.weight": wide},
-        "best weights of another type": {"best/layer.weight": weight.double()},
-        "an optimizer of another shape": {"optimizer/state.layer.weight.exp_avg": wide},
-        "an optimizer of another model": {"optimizer/state.other.weight.exp_avg": weight},
-        "an optimizer without numbers": {"optimizer/x": weight},
-    }.items():
-        yield with_files(f"checkpoint: {name}", "resume", CHECKPOINT, changed(**change), unfit)
-    nan = {"optimizer/state.layer.weight.exp_avg": weight * float("nan")}
-    yield with_files("checkpoint: NaN in the optimizer", "resume", CHECKPOINT, changed(**nan), "holds NaN")
-    summaries: dict[str, dict[str, Any]] = {
-        "another epoch": {"epoch": 3}, "an epoch below zero": {"epoch": -1}, "an epoch of text": {"epoch": "1"},
-        "a history in the summary": {"history": []}, "a step of truth": {"step": True},
-        "a loss of text": {"best_loss": "0"}, "a field too many": {"__class__": "os.system"},
-    }  # fmt: skip
-    for name, edit in summaries.items():
-        yield with_manifest(f"checkpoint: {name}", CHECKPOINT, updates_summary(edit), unfit, opener="resume")
-    histories: dict[str, Callable[[Document], object]] = {
-        "no history": lambda document: document["lineage"].pop("history"),
-        "a history of text": lambda document: document["lineage"].update(history="x"),
-        "a history of lists": lambda document: document["lineage"].update(history=[[1]]),
+    def place(chunk: list[Any], at: int, value: Any) -> None:
+        chunk[at] = value
+
+    edits: dict[str, tuple[Callable[[list[Any]], object], str]] = {
+        "a type of Python's": (lambda row: place(row, 0, "object"), none),
+        "a model of another shape": (lambda row: place(row, 1, [2, 1]), none),
+        "a chunk outside of its tensor": (lambda row: place(row[2][0], 0, [0, 1]), none),
+        "a chunk outside of its file": (lambda row: place(row[2][0], 3, 10**9), none),
+        "a chunk before its file": (lambda row: place(row[2][0], 3, -1), none),
+        "a chunk of another file": (lambda row: place(row[2][0], 2, 7), none),
+        "two chunks in one place": (lambda row: row[2].append(row[2][0]), none),
+        "no chunk": (lambda row: row[2].clear(), none),
+        "weights of another type": (lambda row: place(row, 0, "I32"), unfit),
     }
-    for name, forget in histories.items():
-        yield with_manifest(f"checkpoint: {name}", CHECKPOINT, forget, unfit, opener="resume")
+    for name, (edit, reason) in edits.items():
+        yield with_files(f"checkpoint: {name}", "resume", CHECKPOINT, tensor(edit), reason)
+
+    def renamed(world: World) -> Mapping[str, bytes]:
+        return {INDEX: world.files(CHECKPOINT)[INDEX].replace(b"model/layer.weight", b"model/other.weight")}
+
+    yield with_files("checkpoint: another model's", "resume", CHECKPOINT, renamed, unfit)
+
+    def nan(world: World) -> Mapping[str, bytes]:
+        files = world.files(CHECKPOINT)
+        start = json.loads(files[INDEX])["tensors"]["model/layer.weight"][2][0][3]
+        content = files[_TENSORS]
+        return {_TENSORS: content[:start] + b"\xff\xff\xff\xff" + content[start + 4 :]}
+
+    yield with_files("checkpoint: NaN in the weights", "resume", CHECKPOINT, nan, "holds NaN")
+    positions: dict[str, dict[str, Any]] = {
+        "another step": {"step": 3}, "a step below zero": {"step": -1}, "a step of text": {"step": "1"},
+        "a step of truth": {"step": True}, "a best step to come": {"best_step": 9},
+        "a loss of text": {"best_loss": "0"},
+        "a history of text": {"history": "x"}, "a history of lists": {"history": [[1]]},
+        "a field too many": {"__class__": "os.system"},
+    }  # fmt: skip
+    wrong = "does not fit the model"
+    for name, change in positions.items():
+        yield with_manifest(f"checkpoint: {name}", CHECKPOINT, _extra("position", change), wrong, opener="resume")
+    yield with_manifest(
+        "checkpoint: a loader of other data",
+        CHECKPOINT,
+        _extra("loader", {"data": "d" * 64}),
+        "is one in other data",
+        opener="resume",
+    )
+    yield with_manifest(
+        "checkpoint: a scale with code", CHECKPOINT, _extra("scale", {"__class__": "os"}), wrong, opener="resume"
+    )
+
+
+def _extra(part: str, change: Mapping[str, Any]) -> Callable[[Document], object]:
+    def edit(document: Document) -> None:
+        document["summary"]["extra"][part].update(change)
+        redigest(document)
+
+    return edit
 
 
 def _tables(marker: Path) -> Iterator[Attack]:

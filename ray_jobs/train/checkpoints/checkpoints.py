@@ -22,7 +22,7 @@ from millrace.storage import Artifact, ObjectStore
 from ray_jobs.train.checkpoints.index import DTYPES
 from ray_jobs.train.checkpoints.line import Line, Place
 from ray_jobs.train.checkpoints.reader import Reader, read_index
-from ray_jobs.train.checkpoints.state import Tensors, require_same
+from ray_jobs.train.checkpoints.state import Signatures, Tensors, require_same, signatures
 from ray_jobs.train.checkpoints.writer import Writer
 
 _LOAD_TRIES = 3
@@ -42,7 +42,6 @@ class Checkpoints:
 
     Args:
         keep: So many of the newest stay.
-        best: A number in `extra`, the smallest of which marks a checkpoint that stays as well.
         prove: Raises when this run may no longer publish; asked on the coordinator.
         group: Ranks that save together, with a CPU back end (gloo) of its own: saves run beside the training's
             collectives. None: the default group when there is one, which must have a CPU back end then.
@@ -54,22 +53,23 @@ class Checkpoints:
         prefix: str,
         *,
         keep: int = 2,
-        best: str | None = None,
         prove: Callable[[], None] = lambda: None,
         group: dist.ProcessGroup | None = None,
         retries: Retries | None = None,
     ) -> None:
         self._retries = retries or Retries()
         self._line = Line(store, prefix, self._retries)
-        self._keep, self._best, self._prove, self._group = max(1, keep), best, prove, group
+        self._keep, self._prove, self._group = max(1, keep), prove, group
         self._generation: int | None = None  # claimed at the first load or save
         self._loaded: Place | None = None
         self._stager: DefaultStager | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._running: Future[Artifact] | None = None
 
-    def save(self, step: int, state: Tensors, extra: Mapping[str, Any]) -> Artifact:
+    def save(self, step: int, state: Tensors, extra: Mapping[str, Any], *, also: int | None = None) -> Artifact:
         """Commit `state` (tensors or DTensors by name) and `extra` (JSON) as the checkpoint of `step`; then retention.
+
+        Of those before it, the newest of step `also` stays whatever its age.
 
         Raises:
             FencedError: `prove` says that this run may no longer publish; nothing was committed.
@@ -77,9 +77,9 @@ class Checkpoints:
         """
         self.wait()
         _require_json(extra)
-        return self._commit(self._open(), step, state, extra)
+        return self._commit(self._open(), step, state, extra, also)
 
-    def save_async(self, step: int, state: Tensors, extra: Mapping[str, Any]) -> None:
+    def save_async(self, step: int, state: Tensors, extra: Mapping[str, Any], *, also: int | None = None) -> None:
         """As `save`, but return once the tensors are copied into host memory; the rest happens in a thread.
 
         One save is in flight: a second one waits for it, on all ranks alike. What it raised is raised here, by the
@@ -95,7 +95,7 @@ class Checkpoints:
             # The copy ends before this returns: the next optimizer step overwrites what is copied.
             self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
         staged: Any = self._stager.stage(dict(state))
-        self._running = self._pool.submit(self._commit, generation, step, staged, dict(extra))
+        self._running = self._pool.submit(self._commit, generation, step, staged, dict(extra), also)
 
     @property
     def is_saving(self) -> bool:
@@ -208,14 +208,24 @@ class Checkpoints:
     def _load(self, state: Tensors, artifact: Artifact) -> None:
         index = read_index(artifact, self._retries)
         stored = {name: (tensor.shape, DTYPES[tensor.dtype]) for name, tensor in index.tensors.items()}
-        require_same(stored, state, artifact.key)
+        require_same(stored, self._of_all_ranks(signatures(state)), artifact.key)
         planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
         reader = Reader(artifact, index, self._retries)
         _quiet()
         with _ours():
             dcp.load(dict(state), storage_reader=reader, planner=planner, process_group=self._group)
 
-    def _commit(self, generation: int, step: int, state: Tensors, extra: Mapping[str, Any]) -> Artifact:
+    def _of_all_ranks(self, mine: Signatures) -> Signatures:
+        """With pipeline stages, a rank has some of the tensors only."""
+        if not self._is_distributed:
+            return mine
+        found: list[Any] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(found, mine, group=self._group)
+        return {name: signature for each in found for name, signature in each.items()}
+
+    def _commit(
+        self, generation: int, step: int, state: Tensors, extra: Mapping[str, Any], also: int | None
+    ) -> Artifact:
         place = Place(generation, step)
         writer = Writer(
             self._line.store,
@@ -229,19 +239,13 @@ class Checkpoints:
         _quiet()
         with _ours():
             dcp.save(dict(state), storage_writer=writer, planner=planner, process_group=self._group)
-        artifact: Artifact = self._agree(lambda: self._swept(place, writer))
+        artifact: Artifact = self._agree(lambda: self._swept(place, writer, also))
         return artifact
 
-    def _swept(self, place: Place, writer: Writer) -> Artifact:
+    def _swept(self, place: Place, writer: Writer, also: int | None) -> Artifact:
         kept = [self._loaded] if self._loaded is not None else []
-        self._line.sweep(place, self._keep, kept, None if self._best is None else self._is_better)
+        self._line.sweep(place, self._keep, kept, also)
         return writer.committed
-
-    def _is_better(self, one: Artifact, other: Artifact) -> bool:
-        values = [artifact.summary["extra"].get(self._best) for artifact in (one, other)]
-        if not isinstance(values[0], int | float):
-            return False
-        return not isinstance(values[1], int | float) or values[0] < values[1]
 
 
 def _told(place: Place, artifact: Artifact) -> Loaded:

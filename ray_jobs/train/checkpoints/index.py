@@ -96,7 +96,7 @@ class Index:
             if not isinstance(files, list) or not all(isinstance(file, str) and file in num_bytes for file in files):
                 raise ValueError("it names a file that the checkpoint does not have")
             return cls({name: _tensor(name, row, files, num_bytes) for name, row in document["tensors"].items()})
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, IndexError) as error:
             raise ArtifactError(
                 f"{where} is no index of a checkpoint",
                 got=str(error),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -87,19 +87,11 @@ class Line:
             if (artifact := self.find(place)) is not None:
                 yield place, artifact
 
-    def sweep(
-        self, newest: Place, keep: int, kept: Iterable[Place], better: Callable[[Artifact, Artifact], bool] | None
-    ) -> None:
-        """Remove what is older than `newest` but for the newest `keep`, those `kept`, and the best by `better`."""
+    def sweep(self, newest: Place, keep: int, kept: Iterable[Place], also: int | None) -> None:
+        """Remove what is older than `newest` but for the newest `keep`, those `kept`, and the newest of step `also`."""
         older = [place for place in self.places() if place <= newest]
-        found = {place: artifact for place in older if (artifact := self.find(place)) is not None}
-        staying = set(list(found)[:keep]) | set(kept)
-        if better is not None and found:
-            best = newest
-            for place, artifact in found.items():
-                if best not in found or better(artifact, found[best]):
-                    best = place
-            staying.add(best)
+        found = [place for place in older if self.find(place) is not None]
+        staying = set(found[:keep]) | set(kept) | set([place for place in found if place.step == also][:1])
         for place in older:
             if place in found and place not in staying:
                 self._retries.call(partial(self.store.remove, self.key(place)))

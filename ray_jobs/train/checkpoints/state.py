@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
 from millrace.errors import ArtifactError
 
 Tensors = dict[str, torch.Tensor]
+Signatures = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 _MODEL, _OPTIMIZER = "model/", "optimizer/"
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
@@ -45,19 +46,21 @@ def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def require_same(
-    stored: Mapping[str, tuple[tuple[int, ...], torch.dtype]], state: Mapping[str, torch.Tensor], key: str
-) -> None:
+def signatures(state: Mapping[str, torch.Tensor]) -> Signatures:
+    """Shape, of the whole tensor, and type of each."""
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
+
+
+def require_same(stored: Signatures, wanted: Signatures, key: str) -> None:
     """That a checkpoint is of the model that is to be filled.
 
     Raises:
         ArtifactError: names, shapes or types differ; nothing was changed.
     """
-    own = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
     differences = [
-        f"{name}: stored {stored.get(name, 'not')}, wanted {own.get(name, 'not')}"
-        for name in sorted(stored.keys() | own.keys())
-        if stored.get(name) != own.get(name)
+        f"{name}: stored {stored.get(name, 'not')}, wanted {wanted.get(name, 'not')}"
+        for name in sorted(stored.keys() | wanted.keys())
+        if stored.get(name) != wanted.get(name)
     ]
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import safetensors.torch
 import torch
 from torch.nn import functional
 
@@ -22,7 +22,12 @@ from millrace.package import LabelScale, Predictor
 from millrace.pipeline import Pipeline
 from millrace.spec import PipelineSpec
 from millrace.storage import ObjectStore
-from ray_jobs.train.loop import Fitted, Rank, loss_of, one_cycle, predictor_module
+from ray_jobs.train.checkpoints.checkpoints import Checkpoints
+from ray_jobs.train.loop import Fitted, predictor_module
+from ray_jobs.train.notice import PreemptedError
+from ray_jobs.train.rank import Rank
+from ray_jobs.train.schedule import one_cycle
+from ray_jobs.train.table_problem import loss_of
 
 Fit = Callable[..., Fitted]
 KINDS = ["binary", "multiclass", "regression"]
@@ -32,19 +37,17 @@ class Killed(BaseException):
     """The end of a worker."""
 
 
-def killed_after(epochs: int) -> Callable[[Mapping[str, float]], None]:
+def killed_after(rounds: int) -> Callable[[Mapping[str, float]], None]:
     def report(metrics: Mapping[str, float]) -> None:
-        if metrics["epoch"] == epochs:
+        if metrics["round"] == rounds:
             raise Killed
 
     return report
 
 
 def losses(fitted: Fitted) -> list[tuple[float, float, float]]:
-    """What each epoch measured, without how fast it was."""
-    return [
-        (epoch["training_loss"], epoch["validation_loss"], epoch["learning_rate"]) for epoch in fitted.position.history
-    ]
+    """What each validation measured, without how fast it was."""
+    return [(each["training_loss"], each["validation_loss"], each["learning_rate"]) for each in fitted.position.history]
 
 
 def assert_identical(one: Fitted, two: Fitted) -> None:
@@ -52,7 +55,7 @@ def assert_identical(one: Fitted, two: Fitted) -> None:
     for name, tensor in one.weights.items():
         assert torch.equal(tensor, two.weights[name]), name
     assert losses(one) == losses(two)
-    assert (one.position.step, one.position.best_epoch) == (two.position.step, two.position.best_epoch)
+    assert (one.position.step, one.position.best_step) == (two.position.step, two.position.best_step)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,10 +65,11 @@ def test_it_learns(kind: str, run_fit: Fit) -> None:
     history = fitted.position.history
     assert history[-1]["training_loss"] < 0.8 * history[0]["training_loss"]
     assert reported == history
-    assert [epoch["epoch"] for epoch in history] == list(range(1, 9))
+    assert [each["epoch"] for each in history] == list(range(1, 9))
+    assert [each["step"] for each in history] == list(range(5, 41, 5))
     assert fitted.position.step == 8 * 5
-    best = min(history, key=lambda epoch: epoch["validation_loss"])
-    assert (fitted.position.best_epoch, fitted.position.best_loss) == (best["epoch"], best["validation_loss"])
+    best = min(history, key=lambda each: each["validation_loss"])
+    assert (fitted.position.best_step, fitted.position.best_loss) == (best["step"], best["validation_loss"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,7 +80,7 @@ def test_a_killed_run_ends_where_it_would_have(kind: str, killed: int, run_fit: 
         run_fit(kind, store="killed", report=killed_after(killed))
     reported: list[Mapping[str, float]] = []
     resumed = run_fit(kind, store="killed", report=reported.append)
-    assert [metrics["epoch"] for metrics in reported] == list(range(killed + 1, 5)), "no epoch is done again"
+    assert [metrics["epoch"] for metrics in reported][-(4 - killed) :] == list(range(killed + 1, 5))
     assert_identical(resumed, whole)
 
 
@@ -84,7 +88,9 @@ def test_a_killed_run_ends_where_it_would_have(kind: str, killed: int, run_fit: 
     "change",
     [
         {"model.options": {"dropout": 0.3}},
-        {"training.checkpoint_every_epochs": 2},
+        {"training.checkpoint_every_steps": 2},
+        {"training.checkpoint_every_steps": 3, "training.validate_every_steps": 4},
+        {"training.max_steps": 17},
         {"training.precision": "bf16"},
         {"training.precision": "fp16"},
         {"training.gradient_accumulation": 3, "training.activation_checkpointing": "full"},
@@ -120,12 +126,13 @@ def test_another_seed_gives_another_model(run_fit: Fit) -> None:
 
 
 def test_it_stops_when_validation_no_longer_gets_better(run_fit: Fit) -> None:
-    change = {"training.epochs": 60, "training.patience_epochs": 2, "training.learning_rate": 0.3}
+    change = {"training.epochs": 60, "training.patience": 2, "training.learning_rate": 0.3}
     fitted = run_fit(change=change)
-    assert fitted.position.epoch < 60
-    assert fitted.position.stale_epochs == 2
-    after = [epoch["validation_loss"] for epoch in fitted.position.history[fitted.position.best_epoch :]]
-    assert min(after) >= fitted.position.best_loss
+    position = fitted.position
+    assert position.round < 60
+    assert position.stale_rounds == 2
+    after = [each["validation_loss"] for each in position.history[position.best_round :]]
+    assert min(after) >= position.best_loss
     resumed = run_fit(change=change)
     assert_identical(resumed, fitted)
 
@@ -133,23 +140,42 @@ def test_it_stops_when_validation_no_longer_gets_better(run_fit: Fit) -> None:
 def test_the_best_weights_are_given_not_the_last(run_fit: Fit, tmp_path: Path) -> None:
     change = {"training.epochs": 30, "training.learning_rate": 0.3}
     fitted = run_fit(change=change)
-    assert fitted.position.best_epoch < fitted.position.epoch
-    checkpoint = ObjectStore(str(tmp_path / "store")).get(
-        f"checkpoints/tiny/run/epoch-{fitted.position.best_epoch:05d}"
-    )
-    tensors = safetensors.torch.load(checkpoint.read("state.safetensors"))
-    for name, tensor in fitted.weights.items():
-        assert torch.equal(tensor, tensors[f"model/{name}"]), name
+    assert fitted.position.best_round < fitted.position.round
+    found = Checkpoints(ObjectStore(str(tmp_path / "store")), "checkpoints/tiny/run").committed()
+    assert [each.step for each in found] == [fitted.position.step, fitted.position.best_step]
+
+
+def test_steps_are_counted_not_epochs(run_fit: Fit) -> None:
+    change = {"training.max_steps": 17, "training.validate_every_steps": 4, "training.epochs": 40}
+    history = run_fit(change=change).position.history
+    assert [each["step"] for each in history] == [4, 8, 12, 16, 17]
+    assert history[-1]["epoch"] == pytest.approx(17 / 5)
+
+
+def test_with_notice_no_step_is_lost(run_fit: Fit, tmp_path: Path) -> None:
+    whole, notice = run_fit(change={"training.validate_every_steps": 3}, store="whole"), threading.Event()
+
+    def report(metrics: Mapping[str, float]) -> None:
+        if metrics["step"] == 6:
+            notice.set()
+
+    with pytest.raises(PreemptedError) as caught:
+        run_fit(change={"training.validate_every_steps": 3}, store="left", report=report, notice=notice)
+    assert caught.value.step == 7, "the step that was under way, and no other"
+    newest = Checkpoints(ObjectStore(str(tmp_path / "left")), "checkpoints/tiny/run").newest()
+    assert newest is not None
+    assert newest.step == 7
+    assert_identical(run_fit(change={"training.validate_every_steps": 3}, store="left"), whole)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_ends_the_run(value: float, run_fit: Fit, tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as caught:
         run_fit("regression", poison=value)
-    assert re.fullmatch(r"the loss of step \d+ of epoch 1 is not finite", caught.value.what)
+    assert re.fullmatch(r"the loss of step \d+, batch \d+ of the run, in epoch 1 is not finite", caught.value.what)
     assert caught.value.got in ("nan", "inf")
     assert "look for extreme values in the data; the last checkpoint is kept" in (caught.value.next or "")
-    assert ObjectStore(str(tmp_path / "store")).find("checkpoints/tiny/run/epoch-00001") is None
+    assert Checkpoints(ObjectStore(str(tmp_path / "store")), "checkpoints/tiny/run").newest() is None
 
 
 def test_the_fitted_module_answers_on_the_cpu(run_fit: Fit, tiny: Pipeline) -> None:

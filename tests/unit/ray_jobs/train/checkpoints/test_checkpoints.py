@@ -116,10 +116,10 @@ def test_what_an_asynchronous_save_raised_comes_with_the_next_call(tmp_path: Pat
     assert loaded(tmp_path)[0] == 1
 
 
-def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
-    checkpoints = on(tmp_path, keep=2, best="loss")
-    for step, loss in enumerate([3.0, 1.0, 2.0, 4.0, 5.0]):
-        checkpoints.save(step, state_of(step), {"loss": loss})
+def test_the_newest_and_one_that_is_named_stay(tmp_path: Path) -> None:
+    checkpoints = on(tmp_path, keep=2)
+    for step in range(5):
+        checkpoints.save(step, state_of(step), {}, also=min(step, 1))
     assert [found.step for found in checkpoints.committed()] == [4, 3, 1]
     assert loaded(tmp_path, at=1)[0] == 1
 

@@ -1,4 +1,4 @@
-"""Per-epoch metrics to MLflow while a training run is under way, from Ray Train's controller."""
+"""Each validation's metrics to MLflow while a training run is under way, from Ray Train's controller."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from millrace.settings import load_settings
 _TIMEOUT_SECONDS = 10.0
 
 
-class EpochMetrics(UserCallback):
-    """Log what rank 0 reports at each epoch's end."""
+class RoundMetrics(UserCallback):
+    """Log what rank 0 reports after each validation, by the optimizer step."""
 
     def __init__(self, mlflow_url: str, run_id: str) -> None:
         self._mlflow_url = mlflow_url
         self._run_id = run_id
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        now, epoch = int(time.time() * 1000), int(metrics[0]["epoch"])
-        values = [{"key": name, "value": value, "timestamp": now, "step": epoch} for name, value in metrics[0].items()]
+        now, step = int(time.time() * 1000), int(metrics[0]["step"])
+        values = [{"key": name, "value": value, "timestamp": now, "step": step} for name, value in metrics[0].items()]
         try:
-            # MLflow's REST API, not its client: importing that takes the controller longer than an epoch.
-            with fault_point("mlflow.log_epoch"):
+            # MLflow's REST API, not its client: importing that takes the controller longer than a round of steps.
+            with fault_point("mlflow.log_round"):
                 answer = httpx.post(
                     f"{self._mlflow_url}/api/2.0/mlflow/runs/log-batch",
                     json={"run_id": self._run_id, "metrics": values},
@@ -38,4 +38,4 @@ class EpochMetrics(UserCallback):
             answer.raise_for_status()
         except httpx.HTTPError as error:
             # A registry that is away must not end a training run; the history is logged again when it is over.
-            get_logger().warning("epoch metrics not logged", run=self._run_id, epoch=epoch, error=str(error))
+            get_logger().warning("metrics of a validation not logged", run=self._run_id, step=step, error=str(error))

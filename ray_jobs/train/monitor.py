@@ -1,0 +1,135 @@
+"""Watches the workers of a training from outside: who hangs is named and ended, and where their time went is kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from millrace.errors import MillraceError
+from millrace.goodput import Attempt, Worker
+from millrace.logs import get_logger
+from ray_jobs.train.beats import Beat, Hang, find_hang
+
+_LOOK_SECONDS = 0.5
+_KEEP_SECONDS = 15.0
+_ANSWER_SECONDS = 5.0
+
+
+class Desk:
+    """Takes the workers' beats; an actor on the cluster, which knows only what is newest."""
+
+    def __init__(self) -> None:
+        self._beats: dict[int, tuple[float, Beat]] = {}
+        self._attempt = -1
+
+    def put(self, beat: Beat) -> None:
+        """A beat of an earlier attempt is forgotten."""
+        if beat.attempt > self._attempt:
+            self._attempt, self._beats = beat.attempt, {}
+        if beat.attempt == self._attempt:
+            self._beats[beat.rank] = (time.time(), beat)
+
+    def read(self) -> dict[int, tuple[float, Beat]]:
+        """By rank, how many seconds ago it came, and what."""
+        now = time.time()
+        return {rank: (now - came, beat) for rank, (came, beat) in self._beats.items()}
+
+
+@dataclass
+class Seen:
+    """What was found out about an attempt."""
+
+    attempt: Attempt
+    hang: Hang | None = None
+    progress: int = 0
+    beats: Mapping[int, Beat] = field(default_factory=dict)
+
+    def heard(self, told: Mapping[int, tuple[float, Beat]]) -> None:
+        """Take in what the desk has."""
+        now = time.time()
+        mine = {rank: each for rank, each in told.items() if each[1].attempt == self.attempt.number}
+        if not mine:
+            return
+        self.beats = {rank: beat for rank, (_, beat) in mine.items()}
+        workers = {
+            rank: Worker(now - age, beat.reading.seconds, beat.reading.marks) for rank, (age, beat) in mine.items()
+        }
+        steps = [beat.resumed_step for beat in self.beats.values() if beat.resumed_step is not None]
+        self.progress = max(beat.reading.step for beat in self.beats.values())
+        self.attempt = replace(
+            self.attempt,
+            world_size=max(beat.world_size for beat in self.beats.values()),
+            ended=now,
+            workers=workers,
+            resumed_step=min(steps) if steps else None,
+        )
+
+
+@contextmanager
+def watching(desk: Any, attempt: Attempt, keep: Callable[[Attempt], None]) -> Iterator[Seen]:
+    """While the block runs: look at the desk, end who hangs, and give the attempt as it stands to `keep` at times."""
+    seen, ended = Seen(attempt), threading.Event()
+    thread = threading.Thread(target=_watch, args=(desk, seen, ended, keep), name="monitor", daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+        _look(desk, seen)
+        seen.attempt = replace(seen.attempt, ended=time.time())
+
+
+def _watch(desk: Any, seen: Seen, ended: threading.Event, keep: Callable[[Attempt], None]) -> None:
+    kept = time.monotonic()
+    while not ended.wait(_LOOK_SECONDS):
+        told = _look(desk, seen)
+        if told and seen.hang is None:
+            mine = {rank: each for rank, each in told.items() if each[1].attempt == seen.attempt.number}
+            hang = find_hang({rank: beat for rank, (_, beat) in mine.items()}, {r: age for r, (age, _) in mine.items()})
+            if hang is not None:
+                seen.hang = hang
+                get_logger().warning("the training hangs", who=str(hang), next="these workers are ended and replaced")
+                for rank in hang.ranks:
+                    _end(seen.beats[rank])
+        if time.monotonic() - kept > _KEEP_SECONDS:
+            kept = time.monotonic()
+            try:
+                keep(seen.attempt)
+            except MillraceError as error:
+                get_logger().warning("where the time went is not kept", error=str(error), next="it is tried again")
+
+
+def _look(desk: Any, seen: Seen) -> Mapping[int, tuple[float, Beat]]:
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        told: Mapping[int, tuple[float, Beat]] = ray.get(desk.read.remote(), timeout=_ANSWER_SECONDS)
+    except RayError:
+        return {}  # the desk moves to another node; its state comes again with the next beats
+    seen.heard(told)
+    return told
+
+
+def _end(beat: Beat) -> None:
+    """Kill the worker's process, from a task on its node: it may not listen to anybody itself."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    where = NodeAffinitySchedulingStrategy(node_id=beat.node, soft=False)
+    ray.remote(num_cpus=0, max_retries=0)(kill).options(scheduling_strategy=where).remote(beat.pid)
+
+
+def kill(pid: int) -> None:
+    """End a process of this machine at once."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        get_logger().info("a worker that hung has ended by itself", pid=pid)
