@@ -62,12 +62,16 @@ class StagedSet:
         """
         frames = [frame for frame in self.parts(store, data, window, columns) if len(frame)]
         if not frames:
-            raise DataError(
-                f"staged data set {self.key} has no rows in {window}",
-                got=str(self.window),
-                next="train with a later as_of, or shorten evaluation.window_days and training.validation_days",
-            )
+            raise self.no_rows(window)
         return pd.concat(frames, ignore_index=True)
+
+    def no_rows(self, window: Window) -> DataError:
+        """The error for a window that is empty here."""
+        return DataError(
+            f"staged data set {self.key} has no rows in {window}",
+            got=str(self.window),
+            next="train with a later as_of, or shorten evaluation.window_days and training.validation_days",
+        )
 
     def parts(
         self, store: ObjectStore, data: DataSpec, window: Window, columns: Sequence[str] | None = None

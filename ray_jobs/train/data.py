@@ -25,13 +25,15 @@ def labelled(
     """
     label = [data.label.column, data.label.known_at or data.event_time]
     wanted = [*(data.features if features is None else features), *label]
-    is_empty = True
+    num_rows = num_labelled = 0
     for part in staged.parts(store, data, window, wanted):
         rows = labelled_rows(part, data, staged.as_of)
+        num_rows, num_labelled = num_rows + len(part), num_labelled + len(rows)
         if len(rows):
-            is_empty = False
             yield rows
-    if is_empty:
+    if not num_rows:
+        raise staged.no_rows(window)
+    if not num_labelled:
         raise DataError(
             f"no labelled rows in {window}",
             allowed="at least one",
