@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from millrace.errors import MillraceError
+from millrace.faults import fault_point
 from millrace.goodput import Attempt, Worker
 from millrace.logs import get_logger
 from ray_jobs.train.beats import Beat, Hang, find_hang
@@ -111,7 +112,8 @@ def _look(desk: Any, seen: Seen) -> Mapping[int, tuple[float, Beat]]:
     from ray.exceptions import RayError
 
     try:
-        told: Mapping[int, tuple[float, Beat]] = ray.get(desk.read.remote(), timeout=_ANSWER_SECONDS)
+        with fault_point("ray.desk"):
+            told: Mapping[int, tuple[float, Beat]] = ray.get(desk.read.remote(), timeout=_ANSWER_SECONDS)
     except RayError:
         return {}  # the desk moves to another node; its state comes again with the next beats
     seen.heard(told)
