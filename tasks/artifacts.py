@@ -5,14 +5,21 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 from prefect.artifacts import create_markdown_artifact
 
 from millrace.dataset import StagedSet
 from millrace.faults import fault_point
 from millrace.gate import Evaluation
+from millrace.goodput import CLASSES, Goodput
 from millrace.secrets import redact
 from millrace.verdict import Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_GOODPUT_COLORS = ("#2f855a", "#ecc94b", "#4299e1", "#ed8936", "#c53030", "#a0aec0")
 
 
 def key(pipeline: str, part: str) -> str:
@@ -74,6 +81,35 @@ def training_curves(pipeline: str, history: Sequence[Mapping[str, float]], best_
 Best after step {best_step:,}
 
 {table(["step", "epoch", "training loss", "validation loss", "rows per second"], rows)}
+""",
+    )
+
+
+def goodput(pipeline: str, found: Goodput, price_per_hour: float, currency: str) -> None:
+    """Where the time of the training's workers went, as a plot by attempt, and in seconds, shares and money."""
+    total = found.worker_seconds or 1.0
+    rows = [
+        [name, f"{seconds:,.1f}", f"{seconds / total:.1%}", f"{seconds / 3600 * price_per_hour:,.4f}"]
+        for name, seconds in found.seconds.items()
+    ]
+    attempts = [
+        [str(each.number + 1), str(each.world_size), f"{each.ended - each.began:,.1f}", each.outcome]
+        for each in found.attempts
+    ]
+    _create(
+        key=key(pipeline, "goodput"),
+        description="Where the training's time went",
+        markdown=f"""# {found.share:.1%} of the workers' time went to steps that count
+
+![worker-seconds by attempt]({_goodput_plot(found)})
+
+{table(["", "worker-seconds", "share", currency], rows)}
+
+{table(["attempt", "workers", "seconds", "outcome"], attempts)}
+
+compute: steps and validations that counted. data_wait: waiting for batches. checkpoint: what saves took from the
+training. restart: from a loss until steps are taken again. lost: steps that had to be done again. idle: starting for
+the first time, and waiting for others at the end.
 """,
     )
 
@@ -195,6 +231,28 @@ def _loss_plot(history: Sequence[Mapping[str, float]], best_step: int) -> str:
     axes.set(xlabel="step", ylabel="loss")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
+    return _data_url(figure)
+
+
+def _goodput_plot(found: Goodput) -> str:
+    """A bar for each attempt, of its worker-seconds by class."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.8 + 0.45 * max(1, len(found.attempts))), layout="constrained")
+    axes = figure.subplots()
+    names = [f"attempt {each.number + 1}" for each in found.attempts]
+    left = [0.0] * len(names)
+    for kind, color in zip(CLASSES, _GOODPUT_COLORS, strict=True):
+        widths = [seconds[kind] for seconds in found.by_attempt]
+        axes.barh(names, widths, left=left, label=kind, color=color)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.set(xlabel="worker-seconds")
+    figure.legend(loc="outside upper center", ncols=len(CLASSES), fontsize="small")
+    return _data_url(figure)
+
+
+def _data_url(figure: Figure) -> str:
     buffer = BytesIO()
     figure.savefig(buffer, format="svg")
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"

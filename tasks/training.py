@@ -5,6 +5,7 @@ from __future__ import annotations
 from millrace.dataset import StagedSet
 from millrace.errors import DataError, QuarantineError
 from millrace.gate import Evaluation, load_evaluation, publish_evaluation
+from millrace.goodput import Goodput
 from millrace.ledger import REGISTERED, Fact
 from millrace.pipeline import Pipeline
 from millrace.provenance import code_digest, commit, evaluation_code_digest, lock_digest
@@ -18,6 +19,7 @@ from ray_jobs.train.run import find_result, train
 from tasks import artifacts
 from tasks.champion import serving
 from tasks.registry import CHALLENGER, Registry, Version
+from tasks.round_metrics import round_metrics
 from tasks.run import Run, step
 
 EVALUATED = "evaluated"
@@ -89,9 +91,7 @@ def train_model(run: Run, request: TrainRequest) -> TrainResult:
     """
     result = find_result(request)
     if result is None:
-        from tasks.round_metrics import RoundMetrics
-
-        result = train(request, run.pipeline, [RoundMetrics(run.settings.mlflow_url, open_mlflow_run(run, request))])
+        result = train(request, run.pipeline, round_metrics(run.settings, open_mlflow_run(run, request)))
     if result.trained_by == run.id and run.recorded(FITTED) is None:
         _report_training(run, request, result)
     return result
@@ -100,11 +100,15 @@ def train_model(run: Run, request: TrainRequest) -> TrainResult:
 def _report_training(run: Run, request: TrainRequest, result: TrainResult) -> None:
     """Tell MLflow, the Prefect UI and the ledger of a training that this run did, perhaps before it was killed."""
     history = run.store.get(result.package_key).lineage["history"]
-    Registry(run.settings).finish_run(open_mlflow_run(run, request), result.metrics, history)
+    spec, goodput = run.pipeline.spec.training, Goodput.of(result.attempts)
+    costs = run.pipeline.spec.costs
+    per_hour = spec.cpus_per_worker * costs.cpu_hour + (costs.gpu_hour if spec.use_gpu else 0.0)
+    measured = dict(result.metrics) | goodput.metrics(per_hour)
+    Registry(run.settings).finish_run(open_mlflow_run(run, request), measured, history)
     artifacts.training_curves(run.pipeline.name, history, int(result.metrics["best_step"]))
-    spec = run.pipeline.spec.training
-    workers = spec.num_workers
-    run.spend("train", result.seconds, workers * spec.cpus_per_worker, workers if spec.use_gpu else 0)
+    artifacts.goodput(run.pipeline.name, goodput, per_hour, costs.currency)
+    spent = goodput.worker_seconds or result.seconds * spec.num_workers
+    run.spend("train", spent, spec.cpus_per_worker, 1 if spec.use_gpu else 0)
     run.record(FITTED, {"package": result.package_digest})
 
 

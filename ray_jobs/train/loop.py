@@ -167,8 +167,7 @@ def _run(
                 saver.wait()
             raise PreemptedError(position.step)
         if is_round:
-            with watch.phase("idle"):
-                place.report(metrics)
+            place.report(metrics)
             began, taken = time.perf_counter(), 0
 
 

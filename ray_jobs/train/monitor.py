@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,12 +22,25 @@ _KEEP_SECONDS = 15.0
 _ANSWER_SECONDS = 5.0
 
 
+#: Told of each validation, in order. Ray's own report is a barrier of all workers that takes its controller a second.
+Report = Callable[[Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Told:
+    """By rank, how many seconds ago a beat came, and what; and what validations since the last look measured."""
+
+    beats: Mapping[int, tuple[float, Beat]]
+    rounds: Sequence[Mapping[str, float]]
+
+
 class Desk:
     """Takes the workers' beats; an actor on the cluster, which knows only what is newest."""
 
     def __init__(self) -> None:
         self._beats: dict[int, tuple[float, Beat]] = {}
         self._attempt = -1
+        self._rounds: list[Mapping[str, float]] = []
 
     def put(self, beat: Beat) -> None:
         """A beat of an earlier attempt is forgotten."""
@@ -36,10 +49,15 @@ class Desk:
         if beat.attempt == self._attempt:
             self._beats[beat.rank] = (time.time(), beat)
 
-    def read(self) -> dict[int, tuple[float, Beat]]:
-        """By rank, how many seconds ago it came, and what."""
-        now = time.time()
-        return {rank: (now - came, beat) for rank, (came, beat) in self._beats.items()}
+    def tell(self, metrics: Mapping[str, float]) -> None:
+        """What a validation measured."""
+        self._rounds.append(metrics)
+
+    def read(self) -> Told:
+        """The newest beats, and each validation once."""
+        now, rounds = time.time(), self._rounds
+        self._rounds = []
+        return Told({rank: (now - came, beat) for rank, (came, beat) in self._beats.items()}, rounds)
 
 
 @dataclass
@@ -50,11 +68,13 @@ class Seen:
     hang: Hang | None = None
     progress: int = 0
     beats: Mapping[int, Beat] = field(default_factory=dict)
+    ages: Mapping[int, float] = field(default_factory=dict)
 
-    def heard(self, told: Mapping[int, tuple[float, Beat]]) -> None:
+    def heard(self, beats: Mapping[int, tuple[float, Beat]]) -> None:
         """Take in what the desk has."""
         now = time.time()
-        mine = {rank: each for rank, each in told.items() if each[1].attempt == self.attempt.number}
+        mine = {rank: each for rank, each in beats.items() if each[1].attempt == self.attempt.number}
+        self.ages = {rank: age for rank, (age, _) in mine.items()}
         if not mine:
             return
         self.beats = {rank: beat for rank, (_, beat) in mine.items()}
@@ -73,32 +93,29 @@ class Seen:
 
 
 @contextmanager
-def watching(desk: Any, attempt: Attempt, keep: Callable[[Attempt], None]) -> Iterator[Seen]:
+def watching(desk: Any, attempt: Attempt, keep: Callable[[Attempt], None], report: Report) -> Iterator[Seen]:
     """While the block runs: look at the desk, end who hangs, and give the attempt as it stands to `keep` at times."""
     seen, ended = Seen(attempt), threading.Event()
-    thread = threading.Thread(target=_watch, args=(desk, seen, ended, keep), name="monitor", daemon=True)
+    thread = threading.Thread(target=_watch, args=(desk, seen, ended, keep, report), name="monitor", daemon=True)
     thread.start()
     try:
         yield seen
     finally:
         ended.set()
         thread.join()
-        _look(desk, seen)
+        _look(desk, seen, report)
         seen.attempt = replace(seen.attempt, ended=time.time())
 
 
-def _watch(desk: Any, seen: Seen, ended: threading.Event, keep: Callable[[Attempt], None]) -> None:
+def _watch(desk: Any, seen: Seen, ended: threading.Event, keep: Callable[[Attempt], None], report: Report) -> None:
     kept = time.monotonic()
     while not ended.wait(_LOOK_SECONDS):
-        told = _look(desk, seen)
-        if told and seen.hang is None:
-            mine = {rank: each for rank, each in told.items() if each[1].attempt == seen.attempt.number}
-            hang = find_hang({rank: beat for rank, (_, beat) in mine.items()}, {r: age for r, (age, _) in mine.items()})
-            if hang is not None:
-                seen.hang = hang
-                get_logger().warning("the training hangs", who=str(hang), next="these workers are ended and replaced")
-                for rank in hang.ranks:
-                    _end(seen.beats[rank])
+        _look(desk, seen, report)
+        if seen.hang is None and (hang := find_hang(seen.beats, seen.ages)) is not None:
+            seen.hang = hang
+            get_logger().warning("the training hangs", who=str(hang), next="these workers are ended and replaced")
+            for rank in hang.ranks:
+                _end(seen.beats[rank])
         if time.monotonic() - kept > _KEEP_SECONDS:
             kept = time.monotonic()
             try:
@@ -107,17 +124,20 @@ def _watch(desk: Any, seen: Seen, ended: threading.Event, keep: Callable[[Attemp
                 get_logger().warning("where the time went is not kept", error=str(error), next="it is tried again")
 
 
-def _look(desk: Any, seen: Seen) -> Mapping[int, tuple[float, Beat]]:
+def _look(desk: Any, seen: Seen, report: Report) -> None:
     import ray
     from ray.exceptions import RayError
 
     try:
         with fault_point("ray.desk"):
-            told: Mapping[int, tuple[float, Beat]] = ray.get(desk.read.remote(), timeout=_ANSWER_SECONDS)
-    except RayError:
-        return {}  # the desk moves to another node; its state comes again with the next beats
-    seen.heard(told)
-    return told
+            told: Told = ray.get(desk.read.remote(), timeout=_ANSWER_SECONDS)
+    except RayError as error:
+        # It may be moving to another node; workers tell it everything again, twice a second.
+        get_logger().debug("the desk does not answer", error=str(error))
+        return
+    seen.heard(told.beats)
+    for metrics in told.rounds:
+        report(metrics)
 
 
 def _end(beat: Beat) -> None:

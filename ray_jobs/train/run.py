@@ -17,7 +17,7 @@ from millrace.storage import Artifact
 from ray_jobs.cluster import connect, object_store, run_all
 from ray_jobs.train.accounts import Accounts
 from ray_jobs.train.budget import Budget, Loss, loss_of_workers
-from ray_jobs.train.monitor import Desk, watching
+from ray_jobs.train.monitor import Desk, Report, watching
 from ray_jobs.train.request import TrainRequest, TrainResult
 from ray_jobs.train.room import require_room, telling_of_waits
 from ray_jobs.train.table_problem import prepare
@@ -30,8 +30,8 @@ def find_result(request: TrainRequest) -> TrainResult | None:
     return None if package is None else _result(package, Accounts(store, request.accounts_prefix).read(), seconds=0.0)
 
 
-def train(request: TrainRequest, pipeline: Pipeline, callbacks: Sequence[Any] = ()) -> TrainResult:
-    """Train on the cluster; `callbacks` are Ray Train's `UserCallback`s, run on its controller.
+def train(request: TrainRequest, pipeline: Pipeline, report: Report = lambda metrics: None) -> TrainResult:
+    """Train on the cluster; `report` is told of each validation while it goes on.
 
     Workers that are lost, or hang, are replaced, and the run goes on from its last checkpoint, in as many workers as
     there is room for; so does a run that was killed when the same request comes again.
@@ -54,7 +54,7 @@ def train(request: TrainRequest, pipeline: Pipeline, callbacks: Sequence[Any] = 
     accounts = Accounts(store, request.accounts_prefix)
     budget, desk = Budget(spec.max_failures), _desk()
     number = len(accounts.read())
-    while (error := _attempt(request, spec, resources, callbacks, desk, accounts, number)) is not None:
+    while (error := _attempt(request, spec, resources, report, desk, accounts, number)) is not None:
         budget.spend(error, request)
         number += 1
     return _result(store.get(request.package_key), accounts.read(), seconds=time.perf_counter() - began)
@@ -64,7 +64,7 @@ def _attempt(
     request: TrainRequest,
     spec: TrainingSpec,
     resources: Mapping[str, float],
-    callbacks: Sequence[Any],
+    report: Report,
     desk: Any,
     accounts: Accounts,
     number: int,
@@ -84,7 +84,6 @@ def _attempt(
         # Whether another attempt is made is decided here, not there: with the reason at hand.
         failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
         worker_runtime_env={"worker_process_setup_hook": "ray_jobs.train.notice.install"},
-        callbacks=list(callbacks),
     )
     trainer = TorchTrainer(
         train_worker,
@@ -96,7 +95,7 @@ def _attempt(
     attempt = Attempt(number, spec.num_workers, now, now, {})
     accounts.keep(attempt)
     loss: Loss | None = None
-    with watching(desk, attempt, accounts.keep) as seen:
+    with watching(desk, attempt, accounts.keep, report) as seen:
         try:
             with (
                 telling_of_waits(request.pipeline_name, spec.min_workers or spec.num_workers, resources),

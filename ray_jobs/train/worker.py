@@ -43,23 +43,24 @@ def train_worker(config: dict[str, Any]) -> None:
 
     redaction.install(streams=True)
     request: TrainRequest = config["request"]
-    watch = Stopwatch()
+    watch, attempt = Stopwatch(), config.get("attempt", 0)
+    desk: Any = config.get("desk")
     context = ray.train.get_context()
-    with telling(config.get("desk"), watch, config.get("attempt", 0), context):
+    tells = desk is not None and context.get_world_rank() == 0
+    with telling(desk, watch, attempt, context):
         pipeline, store = pipeline_on_worker(request.settings, request.pipeline_name), object_store(request.settings)
         spec = pipeline.spec.training
         torch.set_num_threads(max(1, int(spec.cpus_per_worker)))
         problem, scale = open_table(request, pipeline, store)
-        attempts = config.get("attempt", 0)
         place = Place(
             store,
             request.checkpoint_prefix,
-            report=lambda metrics: ray.train.report(dict(metrics)),
+            report=(lambda metrics: desk.tell.remote(dict(metrics))) if tells else (lambda metrics: None),
             prove=request.prove,
-            rate=FailureRate().seen(attempts, 0.0),
+            rate=FailureRate().seen(attempt, 0.0),
             cache=Cache(scratch_dir(request.settings, "shards"), int(spec.shard_cache_gb * 1e9)),
             notice=Notice.of_process(),
-            ask=None if config.get("desk") is None else _is_preempted,
+            ask=None if desk is None else _is_preempted,
             watch=watch,
         )
         rank = Rank.of(get_device())

@@ -271,7 +271,7 @@ def _run_all(settings: Settings, function: Callable[..., Any], arguments: Sequen
         return [function(*given) for given in arguments]
 
 
-def _train(request: Any, pipeline: Any, callbacks: Any) -> Any:
+def _train(request: Any, pipeline: Any, report: Any) -> Any:
     """Ray Train with one worker: this process. Checkpoints, package and proof are the real ones."""
     import ray.train
     import ray.train.torch
@@ -285,7 +285,6 @@ def _train(request: Any, pipeline: Any, callbacks: Any) -> Any:
     context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
     with pytest.MonkeyPatch.context() as patch, fault_point("ray.train"):
         patch.setattr(ray.train, "get_context", lambda: context)
-        patch.setattr(ray.train, "report", lambda metrics: None)
         patch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
         prepare(request)
         train_worker({"request": request})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -15,10 +16,12 @@ import pandas as pd
 import psutil
 import pytest
 
+from millrace.goodput import Goodput
 from millrace.ledger import Ledger
 from millrace.scaffold.write import create_pipeline
 from millrace.settings import Settings
 from millrace.storage import ObjectStore
+from ray_jobs.train.accounts import Accounts
 from tests.e2e.conftest import drifting_table, set_values
 from tests.live import Millrace
 
@@ -26,10 +29,10 @@ Eventually = Callable[[Callable[[], Any], str], Any]
 
 
 @pytest.mark.drill
-def test_a_training_whose_worker_is_killed_goes_on_after_its_last_epoch(
+def test_a_training_survives_a_worker_that_is_killed_and_one_that_hangs(
     millrace: Millrace, live_settings: Settings, eventually: Eventually
 ) -> None:
-    epochs = 25
+    epochs = 300
     _pipeline(live_settings, "endures", epochs=epochs, patience=epochs)
     answers: list[subprocess.CompletedProcess[str]] = []
     training = threading.Thread(
@@ -37,18 +40,33 @@ def test_a_training_whose_worker_is_killed_goes_on_after_its_last_epoch(
     )
     training.start()
     checkpoints = Path(live_settings.objects) / "checkpoints" / "endures"
-    eventually(lambda: list(checkpoints.glob("*/epoch-00002/manifest.json")), "the second epoch's checkpoint")
-    (worker,) = _train_workers(live_settings)
-    worker.kill()
+
+    def generation() -> int:
+        """Each attempt has one of its own."""
+        return max((int(path.parent.name[1:7]) for path in checkpoints.glob("*/g*-s*/manifest.json")), default=0)
+
+    for strike in (signal.SIGKILL, signal.SIGSTOP):
+        before = generation()
+        eventually(lambda before=before: generation() > before, "a checkpoint of this attempt")
+        (worker,) = _train_workers(live_settings)
+        worker.send_signal(strike)
+        eventually(lambda worker=worker: not worker.is_running() or worker.status() == "zombie", "its end")
     training.join()
     (done,) = answers
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
     assert outcome["trained"] is True
+    store = ObjectStore.of(live_settings)
     (key,) = (path.name for path in checkpoints.iterdir())
-    history = ObjectStore.of(live_settings).get(f"packages/endures/{key}").lineage["history"]
-    assert [epoch["epoch"] for epoch in history] == list(range(1, epochs + 1)), "each epoch once, none lost"
-    assert not psutil.pid_exists(worker.pid) or worker.status() == psutil.STATUS_ZOMBIE
+    told = Accounts(store, f"goodput/endures/{key}").read()
+    assert [attempt.outcome for attempt in told] == ["failed", "hung", "finished"]
+    assert told[1].resumed_step is not None
+    assert 0 < told[1].resumed_step <= (told[2].resumed_step or 0)
+    history = store.get(f"packages/endures/{key}").lineage["history"]
+    assert [each["round"] for each in history] == list(range(1, epochs + 1)), "each validation once, none lost"
+    goodput = Goodput.of(told)
+    assert abs(goodput.unexplained) < 0.001
+    assert goodput.seconds["restart"] > 0
 
 
 def test_a_source_with_bad_rows_is_refused_with_its_reasons(millrace: Millrace, live_settings: Settings) -> None:
