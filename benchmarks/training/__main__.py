@@ -21,6 +21,8 @@ PARTS: tuple[str, ...] = (
     "stall",
     "loader",
     "conversion",
+    "overhead",
+    "goodput",
 )
 
 #: Figure -> goal, as text for the table and as a test.
@@ -40,6 +42,10 @@ GOALS: dict[str, Goal] = {
     "loader.vs_mds": (">= 1.8", lambda value: value >= 1.8),
     "loader.vs_webdataset": (">= 1.8", lambda value: value >= 1.8),
     "conversion_vs_mds": (">= 3", lambda value: value >= 3),
+    "overhead_vs_torch": ("at most 0.05", lambda value: value <= 0.05),
+    "goodput_unexplained": ("at most 0.001", lambda value: value <= 0.001),
+    "goodput_cost": ("at most 0.005", lambda value: value <= 0.005),
+    "goodput.hang_found_seconds": ("at most 10, and three steps", lambda value: value <= 10.5),
 }
 
 

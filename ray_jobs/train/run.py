@@ -44,20 +44,21 @@ def train(request: TrainRequest, pipeline: Pipeline, report: Report = lambda met
     """
     if (found := find_result(request)) is not None:
         return found
+    began = time.time()
     spec, store = pipeline.spec.training, object_store(request.settings)
     require_layout(pipeline)
     connect(request.settings)
     resources = {"CPU": spec.cpus_per_worker} | ({"GPU": 1.0} if spec.use_gpu else {})
     require_room(request.settings, request.pipeline_name, spec.min_workers or spec.num_workers, resources)
-    began = time.perf_counter()
     run_all(request.settings, prepare, [(request,)])
     accounts = Accounts(store, request.accounts_prefix)
     budget, desk = Budget(spec.max_failures), _desk()
-    number = len(accounts.read())
-    while (error := _attempt(request, spec, resources, report, desk, accounts, number)) is not None:
-        budget.spend(error, request)
-        number += 1
-    return _result(store.get(request.package_key), accounts.read(), seconds=time.perf_counter() - began)
+    attempt = Attempt(len(accounts.read()), spec.num_workers, began, began, {})
+    while (loss := _attempt(request, spec, resources, report, desk, accounts, attempt)) is not None:
+        budget.spend(loss, request)
+        now = time.time()
+        attempt = replace(attempt, number=attempt.number + 1, began=now, ended=now)
+    return _result(store.get(request.package_key), accounts.read(), seconds=time.time() - began)
 
 
 def _attempt(
@@ -67,7 +68,7 @@ def _attempt(
     report: Report,
     desk: Any,
     accounts: Accounts,
-    number: int,
+    attempt: Attempt,
 ) -> Loss | None:
     """Start all workers once; why they were lost, or None when the training is done."""
     from ray.exceptions import RayError
@@ -79,7 +80,7 @@ def _attempt(
 
     workers = spec.num_workers if spec.min_workers is None else (spec.min_workers, spec.num_workers)
     config: Any = RunConfig(
-        name=f"{request.key}-{number:04d}-{uuid.uuid4().hex[:8]}",
+        name=f"{request.key}-{attempt.number:04d}-{uuid.uuid4().hex[:8]}",
         storage_path=f"{request.settings.objects}/ray_train/{request.pipeline_name}",
         # Whether another attempt is made is decided here, not there: with the reason at hand.
         failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
@@ -87,12 +88,10 @@ def _attempt(
     )
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"request": request, "attempt": number, "desk": desk},
+        train_loop_config={"request": request, "attempt": attempt.number, "desk": desk},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=spec.use_gpu, resources_per_worker=dict(resources)),
         run_config=config,
     )
-    now = time.time()
-    attempt = Attempt(number, spec.num_workers, now, now, {})
     accounts.keep(attempt)
     loss: Loss | None = None
     with watching(desk, attempt, accounts.keep, report) as seen:
