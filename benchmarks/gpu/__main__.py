@@ -17,11 +17,13 @@ from benchmarks.parts import Benchmark, Goal, Tell
 from benchmarks.record import RESULTS
 
 #: The parts in the order in which they are measured: each a module of this package with a `measure(tell)`.
-PARTS = ("steps", "checkpoint")
+PARTS = ("steps", "checkpoint", "stall")
 
 #: Figure -> goal, as text for the table and as a test.
 GOALS: dict[str, Goal] = {
     "best_mfu_of_measured_peak": ("at least 0.4", lambda value: value >= 0.4),
+    "stall.ours": ("at most 0.01", lambda value: value <= 0.01),
+    "checkpoint.async_loss": ("at most 0.01", lambda value: value <= 0.01),
     "full_recompute_memory_share": ("under 0.6", lambda value: value < 0.6),
 }
 

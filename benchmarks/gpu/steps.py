@@ -99,13 +99,8 @@ def gemm_peak() -> float:
 def run_case(case: Case, peak: float, sheet: float | None) -> dict[str, Any]:
     """Train for some steps; `peak` and `sheet` are FLOP/s that utilisation is given of."""
     with _alone():
-        torch.manual_seed(0)
-        inputs, options = TextInputs(_VOCABULARY, _LENGTH), {"size": case.size}
-        with torch.device("cuda"):
-            module = load_module(_PIPELINE, "model", "model.build").build(inputs, options)
-        plan = load_module(_PIPELINE, "plan", "model.plan").plan(inputs, options)
-        memory = Memory(case.precision, case.recompute, case.compile)
-        engine = Engine(module, plan, _loss, Layout(), torch.device("cuda"), memory)
+        engine = training_engine(case.size, _LENGTH, Memory(case.precision, case.recompute, case.compile))
+        plan = engine.plan
         tokens = torch.randint(0, _VOCABULARY, (case.rows, _LENGTH + 1), device="cuda")
         losses: list[float] = []
 
@@ -121,7 +116,7 @@ def run_case(case: Case, peak: float, sheet: float | None) -> dict[str, Any]:
         seconds = statistics.median(_timed(step) for _ in range(_STEPS))
         flops = plan.flops_per_row * case.rows / seconds
         return {
-            "parameters": sum(parameter.numel() for parameter in module.parameters()),
+            "parameters": sum(parameter.numel() for parameter in engine.parameters),
             "step_seconds": seconds,
             "first_step_seconds": first,
             "tokens_per_second": case.rows * _LENGTH / seconds,
@@ -131,6 +126,16 @@ def run_case(case: Case, peak: float, sheet: float | None) -> dict[str, Any]:
             "first_loss": losses[0],
             "last_loss": losses[-1],
         }
+
+
+def training_engine(size: str, length: int, memory: Memory = Memory("bf16", "none", True)) -> Engine:  # noqa: B008
+    """`byte_lm` of a size on this GPU, ready to be trained."""
+    torch.manual_seed(0)
+    inputs, options = TextInputs(_VOCABULARY, length), {"size": size}
+    with torch.device("cuda"):
+        module = load_module(_PIPELINE, "model", "model.build").build(inputs, options)
+    plan = load_module(_PIPELINE, "plan", "model.plan").plan(inputs, options)
+    return Engine(module, plan, _loss, Layout(), torch.device("cuda"), memory)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class Engine:
         optimization: Optimization = Optimization(),
     ) -> None:
         self.layout, self.device, self.memory, self.optimization = layout, device, memory, optimization
-        self._loss, self._plan = loss, plan
+        self._loss, self.plan = loss, plan
         self._mesh = build_mesh(layout, device.type) if layout.world_size > 1 else None
         self._stage_indices = self._indices()
         if layout.stages > 1:
