@@ -29,11 +29,13 @@ def measure(tell: Tell) -> dict[str, Any]:
     tokens = torch.randint(0, 256, (_ROWS, _LENGTH + 1), device="cuda")
     with tempfile.TemporaryDirectory() as folder:
         store = ObjectStore(folder)
-        with TokenWriter(Path(folder) / "w", sequence_length=_LENGTH + 1, vocabulary_size=256) as writer:
+        with TokenWriter(Path(folder) / "w", sequence_length=_LENGTH, vocabulary_size=256) as writer:
             writer.write(np.random.default_rng(0).integers(0, 256, _SEQUENCES * (_LENGTH + 1), dtype=np.uint8))
         samples = publish(store, "tokens", writer.files, kind=writer.kind)
         with Loader(samples, StoreSource(store), batch_size=_ROWS, seed=0, device="cuda") as loader:
-            batches, synthetic, loaded = iter(loader), [], []
+            batches = iter(loader)
+            synthetic: list[float] = []
+            loaded: list[float] = []
             for number in range(_WARM + _STEPS):
                 # Turn by turn: clocks and temperature are the same for both.
                 for seconds, source in ((synthetic, None), (loaded, batches)):
