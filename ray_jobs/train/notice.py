@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from types import FrameType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from millrace.errors import MillraceError
-
-_given = threading.Event()
 
 
 class PreemptedError(MillraceError):
@@ -27,11 +25,6 @@ class Notice:
     def __init__(self, given: threading.Event | None = None) -> None:
         self._given = given or threading.Event()
 
-    @classmethod
-    def of_process(cls) -> Notice:
-        """That which `install` watches for."""
-        return cls(_given)
-
     @property
     def given(self) -> bool:
         return self._given.is_set()
@@ -40,14 +33,26 @@ class Notice:
         self._given.set()
 
 
-def install() -> None:
-    """From now on a SIGTERM to this process is a notice, not its end. Ray calls this in each worker's main thread.
+@contextmanager
+def noticed(notice: Notice) -> Iterator[None]:
+    """While the block runs, a SIGTERM to this Ray worker is a notice, not its end.
 
     The end comes by itself: the training stops after its step and its checkpoint, and whoever sent the signal kills
-    what is left when the notice is over.
+    what is left when the notice is over. Ray's own handler raises SystemExit in the main thread, which is not the one
+    that trains, and handlers can only be set from the main thread: so what that handler calls is replaced.
     """
+    from ray._private import worker
 
-    def note(number: int, frame: FrameType | None) -> None:
-        _given.set()
+    original = worker.raise_sys_exit_with_custom_error_message
 
-    signal.signal(signal.SIGTERM, note)
+    def note(message: str, exit_code: int = 1) -> None:
+        if "SIGTERM" in message:
+            notice.give()
+        else:
+            original(message, exit_code=exit_code)
+
+    worker.raise_sys_exit_with_custom_error_message = note
+    try:
+        yield
+    finally:
+        worker.raise_sys_exit_with_custom_error_message = original

@@ -84,7 +84,6 @@ def _attempt(
         storage_path=f"{request.settings.objects}/ray_train/{request.pipeline_name}",
         # Whether another attempt is made is decided here, not there: with the reason at hand.
         failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
-        worker_runtime_env={"worker_process_setup_hook": "ray_jobs.train.notice.install"},
     )
     trainer = TorchTrainer(
         train_worker,

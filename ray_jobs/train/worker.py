@@ -22,7 +22,7 @@ from ray_jobs.train.beats import Pulse
 from ray_jobs.train.checkpoints.interval import FailureRate
 from ray_jobs.train.data import labelled, read_labelled
 from ray_jobs.train.loop import Fitted, Place, fit, predictor_module
-from ray_jobs.train.notice import Notice
+from ray_jobs.train.notice import Notice, noticed
 from ray_jobs.train.problem import Problem
 from ray_jobs.train.rank import Rank
 from ray_jobs.train.request import TrainRequest
@@ -47,7 +47,8 @@ def train_worker(config: dict[str, Any]) -> None:
     desk: Any = config.get("desk")
     context = ray.train.get_context()
     tells = desk is not None and context.get_world_rank() == 0
-    with telling(desk, watch, attempt, context):
+    notice = Notice()
+    with telling(desk, watch, attempt, context), noticed(notice):
         pipeline, store = pipeline_on_worker(request.settings, request.pipeline_name), object_store(request.settings)
         spec = pipeline.spec.training
         torch.set_num_threads(max(1, int(spec.cpus_per_worker)))
@@ -59,7 +60,7 @@ def train_worker(config: dict[str, Any]) -> None:
             prove=request.prove,
             rate=FailureRate().seen(attempt, 0.0),
             cache=Cache(scratch_dir(request.settings, "shards"), int(spec.shard_cache_gb * 1e9)),
-            notice=Notice.of_process(),
+            notice=notice,
             ask=None if desk is None else _is_preempted,
             watch=watch,
         )

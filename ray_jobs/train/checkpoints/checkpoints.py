@@ -14,7 +14,6 @@ import torch.distributed as dist
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from millrace.errors import ArtifactError, MillraceError
 from millrace.retries import Retries
@@ -22,6 +21,7 @@ from millrace.storage import Artifact, ObjectStore
 from ray_jobs.train.checkpoints.index import DTYPES
 from ray_jobs.train.checkpoints.line import Line, Place
 from ray_jobs.train.checkpoints.reader import Reader, read_index
+from ray_jobs.train.checkpoints.staging import HostCopy
 from ray_jobs.train.checkpoints.state import Signatures, Tensors, require_same, signatures
 from ray_jobs.train.checkpoints.writer import Writer
 
@@ -62,7 +62,7 @@ class Checkpoints:
         self._keep, self._prove, self._group = max(1, keep), prove, group
         self._generation: int | None = None  # claimed at the first load or save
         self._loaded: Place | None = None
-        self._stager: DefaultStager | None = None
+        self._copy = HostCopy()
         self._pool: ThreadPoolExecutor | None = None
         self._running: Future[Artifact] | None = None
 
@@ -90,11 +90,7 @@ class Checkpoints:
         generation = self._open()
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        on_gpu = any(tensor.is_cuda for tensor in state.values())
-        if self._stager is None:
-            # The copy ends before this returns: the next optimizer step overwrites what is copied.
-            self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
-        staged: Any = self._stager.stage(dict(state))
+        staged = self._copy.of(state)
         self._running = self._pool.submit(self._commit, generation, step, staged, dict(extra), also)
 
     @property
@@ -154,9 +150,8 @@ class Checkpoints:
         finally:
             if self._pool is not None:
                 self._pool.shutdown()
-            if self._stager is not None:
-                self._stager.close()
-            self._pool = self._stager = None
+            self._copy.close()
+            self._pool = None
 
     # Inside
 
