@@ -23,12 +23,14 @@ from torch.nn import functional
 from benchmarks.parts import Tell
 from millrace.parallel import ParallelPlan
 from millrace.pipeline import load_module
-from millrace.storage import digest_file
+from millrace.storage import ObjectStore, digest_file
 from millrace.texts import TextInputs
+from ray_jobs.train.checkpoints.checkpoints import Checkpoints
 from ray_jobs.train.layout.apply import Memory
 from ray_jobs.train.layout.checks import check
 from ray_jobs.train.layout.engine import Engine, Optimization
 from ray_jobs.train.layout.mesh import Layout
+from ray_jobs.train.saver import flat, parts
 
 STEPS = 100
 RESHARDED_TO = 3
@@ -66,12 +68,13 @@ _PIPELINE = Path(__file__).parents[2] / "pipelines" / "byte_lm"
 _LENGTH, _BATCH, _VOCABULARY = 32, 16, 256
 _DEPTH = 8
 _OPTIONS = {"size": "1M", "width": 128, "depth": _DEPTH, "heads": 8, "kv_heads": 4, "hidden": 352}
+_RUN = "checkpoints/byte_lm/run"
 _LEARNING_RATE, _WARM_UP = 1e-3, 20
 
 
 @dataclass(frozen=True)
 class Job:
-    """Train in `layout`, after it has taken the state in the file `source`, if any; the file `state` gets its own."""
+    """Train in `layout`, after it has loaded the checkpoint in the store `source`; the store `state` gets its own."""
 
     layout: Layout
     state: str
@@ -170,13 +173,15 @@ def _job(job: Job, rank: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     engine = make_engine(job.layout)
     if job.source is not None:
-        flat = safetensors.torch.load_file(job.source)
-        engine.load_whole({part: _under(f"{part}/", flat) for part in ("model", "optimizer")})
+        given = flat(engine.state())
+        Checkpoints(ObjectStore(job.source), _RUN).load_into(given)
+        engine.load(parts(given))
     losses = [train_step(engine, number) for number in range(job.steps)]
-    state = engine.whole_state()
+    Checkpoints(ObjectStore(job.state), _RUN).save(job.steps, flat(engine.state()), {})
+    whole, content = engine.whole_state(), Path(f"{job.state}.safetensors")
     if rank == 0:
-        flat = {f"{part}/{name}": tensor for part, values in state.items() for name, tensor in values.items()}
-        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in flat.items()}, job.state)
+        tensors = {name: tensor.contiguous() for name, tensor in flat(whole).items()}
+        safetensors.torch.save_file(tensors, content)
     if dist.is_initialized():
         dist.barrier()
     logits = engine.outputs(_batch(-1)[:, :-1])
@@ -185,12 +190,8 @@ def _job(job: Job, rank: int) -> dict[str, Any]:
         "source": job.source,
         "losses": losses,
         "logits": logits[:, -1].tolist() if len(logits) else [],
-        "digest": digest_file(Path(job.state)),
+        "digest": digest_file(content),
     }
-
-
-def _under(prefix: str, flat: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in flat.items() if name.startswith(prefix)}
 
 
 def make_engine(

@@ -75,7 +75,7 @@ class Saver:
                 raise ValueError(f"it says that it is of step {position.step}")
             _require_numbers(state)
             self._loader.load_state_dict(extra["loader"])
-            self._take(state)
+            self._engine.load(parts(state))
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise _unfit(loaded, self._prefix, error) from error
         self._engine.scale = scale
@@ -131,7 +131,7 @@ class Saver:
         if position.best_step != position.step:
             state = flat(self._engine.state())
             self._checkpoints.load_into(state, at=position.best_step)
-            self._take(state)
+            self._engine.load(parts(state))
         return self._engine.whole_state()["model"]
 
     def close(self) -> None:
@@ -146,19 +146,21 @@ class Saver:
         except MillraceError as error:
             get_logger().warning("the last checkpoint was not committed", prefix=self._prefix, error=str(error))
 
-    def _take(self, state: Mapping[str, Any]) -> None:
-        parts: dict[str, dict[str, Any]] = {"model": {}, "optimizer": {}}
-        for name, value in state.items():
-            part, _, rest = name.partition("/")
-            parts[part][rest] = value
-        self._engine.load(parts)
-
 
 def flat(state: Mapping[str, Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     """The engine's state as tensors by one name each."""
     return {
         f"{part}/{name}": torch.as_tensor(value) for part, values in state.items() for name, value in values.items()
     }
+
+
+def parts(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What `flat` took apart."""
+    found: dict[str, dict[str, Any]] = {"model": {}, "optimizer": {}}
+    for name, value in state.items():
+        part, _, rest = name.partition("/")
+        found[part][rest] = value
+    return found
 
 
 def _require_numbers(state: Mapping[str, torch.Tensor]) -> None:
