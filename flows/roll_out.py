@@ -29,7 +29,7 @@ def show_rollout(settings: Settings, name: str) -> dict[str, Any]:
         UnknownNameError: there is no such pipeline.
         ConflictError: no rollout has begun.
     """
-    label = load_spec(pipeline_dir(name, settings.pipelines)).data.label
+    label = load_spec(pipeline_dir(name, settings.pipelines)).table.label
     rollout = rollouts.find(Ledger(settings.ledger), name)
     steps = [_step(rollout, number) for number in range(len(rollout.spec.steps))]
     current = max(rollout.shares, default=None)

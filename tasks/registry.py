@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from millrace.errors import ConfigError, ServiceError, UnknownNameError, nearest
 from millrace.faults import fault_point
-from millrace.package import card_text
+from millrace.package_files import card_text
 from millrace.secrets import redact, redact_value
 from millrace.settings import Settings
 from millrace.spec import PipelineSpec
