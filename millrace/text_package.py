@@ -123,7 +123,7 @@ def load_language_model(package: Artifact, pipeline: Pipeline) -> LanguageModel:
         same = expected.shape == found.shape
         raise unproven(
             package,
-            f"largest difference {float(np.max(np.abs(found - expected))):.4g} bits a byte" if same else found.shape,
+            f"largest difference {float(np.max(np.abs(found - expected))):.4g} bits a token" if same else found.shape,
             f"{PROBE_TOLERANCE:g}" if same else str(expected.shape),
         )
     return model
