@@ -62,6 +62,7 @@ def run_demo(settings: Settings, name: str, first: datetime | None, last: dateti
         MillraceError: whatever stopped a step. Started again, the demo goes on there.
     """
     pipeline = load_pipeline(name, settings.pipelines)
+    pipeline.spec.require_served()
     progress = Progress(psutil.Process().create_time())
     demo = _Demo(settings, pipeline, progress, _windows(pipeline, first, last))
     # What does not depend on each other goes side by side: imports while the servers start; what only a check or an

@@ -28,6 +28,7 @@ def judge(
         ConfigError: a number is out of its range.
     """
     spec = load_spec(pipeline_dir(name, settings.pipelines))
+    spec.require_served()
     if tolerance is not None and not 0 <= tolerance < float("inf"):
         raise ConfigError(
             "the tolerance is no distance", got=tolerance, allowed="a number from 0 on", next="correct it"

@@ -133,8 +133,8 @@ class Pipeline:
             )
         return plan
 
-    def exported(self, inputs: Inputs, weights: Mapping[str, torch.Tensor]) -> Exported:
-        """The model of these weights as other programs know it.
+    def exported(self, inputs: Inputs, options: Mapping[str, object], weights: Mapping[str, torch.Tensor]) -> Exported:
+        """The model that was built with these inputs and options and has these weights, as other programs know it.
 
         Raises:
             ConfigError: the spec names no function for it, it cannot be loaded, or gives something else.
@@ -148,7 +148,7 @@ class Pipeline:
                 allowed="model.export in its pipeline.yaml: module:function that gives a millrace.export.Exported",
                 next="add it; pipelines/byte_lm has one for models like Llama",
             )
-        exported = self._load(reference, "model.export")(inputs, self.spec.model.options, weights)
+        exported = self._load(reference, "model.export")(inputs, options, weights)
         if not isinstance(exported, Exported):
             raise ConfigError(
                 f"model.export: {reference} gives nothing that can be written",

@@ -69,6 +69,7 @@ def check_window(run: Run, window: Window) -> dict[str, Any]:
     """
     if (recorded := run.recorded(CHECKED)) is not None:
         return dict(recorded)
+    run.pipeline.spec.require_served()
     champion = _judged_version(run)
     folder = inference_folder(run.settings, run.pipeline.name)
     rows = read_joined(folder, run.pipeline.spec.table, window)

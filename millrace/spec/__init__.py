@@ -139,7 +139,19 @@ class PipelineSpec(Section):
         """
         if isinstance(self.data, TableSpec):
             return self.data
-        raise ConfigError(
+        raise self._unserved()
+
+    def require_served(self) -> None:
+        """Refuse what only makes sense of models that answer requests.
+
+        Raises:
+            ConfigError: the pipeline's do not.
+        """
+        if not self.is_served:
+            raise self._unserved()
+
+    def _unserved(self) -> ConfigError:
+        return ConfigError(
             f"pipeline '{self.name}' learns from texts: its models are not served, so they are not asked or checked",
             got=f"data.kind {self.data.kind}",
             allowed="a pipeline whose data.kind is table",

@@ -41,10 +41,10 @@ def test_where_no_folder_can_be_is_said(tmp_path: Path) -> None:
 
 def test_a_pipeline_that_does_not_say_how_is_refused(tiny: Pipeline) -> None:
     with pytest.raises(ConfigError, match="does not say what its model is called elsewhere"):
-        tiny.exported(TextInputs(256, 8), {})
+        tiny.exported(TextInputs(256, 8), {}, {})
 
 
 def test_a_function_that_gives_something_else_is_refused(prose: Pipeline) -> None:
     (prose.folder / "export.py").write_text("def llama(inputs, options, weights):\n    return weights\n")
     with pytest.raises(ConfigError, match="nothing that can be written"):
-        prose.exported(TextInputs(256, 64), {})
+        prose.exported(TextInputs(256, 64), {}, {})

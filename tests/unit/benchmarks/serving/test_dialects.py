@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from benchmarks.serving.dialects import RECORDS, ROWS, TENSORS, VARIED, Dialect
 from benchmarks.serving.fixture import draw_row, make_fixture, reference_spec, shape_of
 from millrace.requests import RequestContract
-from millrace.spec import TableSpec, PipelineSpec
+from millrace.spec import PipelineSpec, TableSpec
 
 DIALECTS = pytest.mark.parametrize("dialect", [ROWS, RECORDS, TENSORS], ids=["rows", "records", "tensors"])
 
