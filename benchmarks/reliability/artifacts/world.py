@@ -103,8 +103,8 @@ class World:
         for seed, key in enumerate((OLD, NEW)):
             torch.manual_seed(seed)
             world._publish(key)
-        with ShardWriter(root / "written", table_columns(world.pipeline.spec.data), samples_per_shard=8) as writer:
-            write_table(writer, rows(), world.pipeline.spec.data, LabelScale())
+        with ShardWriter(root / "written", table_columns(world.pipeline.spec.table), samples_per_shard=8) as writer:
+            write_table(writer, rows(), world.pipeline.spec.table, LabelScale())
         publish(world.store, SAMPLES, writer.files)
         saver = world.saver(world.trained())
         saver.resume()
