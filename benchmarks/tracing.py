@@ -201,18 +201,18 @@ def _row(pipeline: Pipeline) -> dict[str, Any]:
         name: (1.0 if feature.min is None else feature.min)
         if isinstance(feature, NumericFeature)
         else feature.values[0]
-        for name, feature in pipeline.spec.data.features.items()
+        for name, feature in pipeline.spec.table.features.items()
     }
 
 
 def _publish(pipeline: Pipeline, store: ObjectStore, row: dict[str, Any]) -> Target:
     spec = pipeline.spec
-    module = pipeline.build_model(TableInputs.shaped(spec.data), dict(spec.model.options)).eval()
+    module = pipeline.build_model(TableInputs.shaped(spec.table), dict(spec.model.options)).eval()
     package = publish_package(
         store,
         "packages/1",
         predictor=Predictor(spec, module, LabelScale()),
-        reference=pd.DataFrame([row | {spec.data.label.column: label} for label in (0, 1)]),
+        reference=pd.DataFrame([row | {spec.table.label.column: label} for label in (0, 1)]),
         card="",
         lineage={},
         metrics={},

@@ -232,6 +232,27 @@ def versions(context: typer.Context, name: Name, as_json: Json = False) -> None:
 
 
 @app.command()
+def export(
+    context: typer.Context,
+    name: Name,
+    to: Annotated[str, typer.Option("--to", metavar="FOLDER", help="An empty folder, or one that is made.")],
+    version: Annotated[
+        str | None, typer.Option("--version", metavar="VERSION", help="The version; default: the champion.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a version's weights and configuration as Hugging Face's libraries load them: safetensors and config.json.
+
+    The pipeline says what its model is called there (`model.export` in the spec).
+    """
+    from pathlib import Path
+
+    from flows.export import export_version
+
+    _answer(export_version(context.obj, name, Path(to), version), as_json, "exported")
+
+
+@app.command()
 def history(
     context: typer.Context,
     name: Name,

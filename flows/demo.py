@@ -62,6 +62,7 @@ def run_demo(settings: Settings, name: str, first: datetime | None, last: dateti
         MillraceError: whatever stopped a step. Started again, the demo goes on there.
     """
     pipeline = load_pipeline(name, settings.pipelines)
+    pipeline.spec.require_served()
     progress = Progress(psutil.Process().create_time())
     demo = _Demo(settings, pipeline, progress, _windows(pipeline, first, last))
     # What does not depend on each other goes side by side: imports while the servers start; what only a check or an
@@ -309,14 +310,14 @@ def _scores(demo: _Demo, window: Window) -> tuple[float | None, float | None, in
     from tasks.registry import Registry
 
     spec = demo.pipeline.spec
-    rows = read_joined(inference_folder(demo.settings, demo.name), spec.data, window)
+    rows = read_joined(inference_folder(demo.settings, demo.name), spec.table, window)
     rows = rows[rows["label"].notna()].reset_index(drop=True)
     if rows.empty:
         return None, None, 0
     first = demo.ledger.decisions(demo.name, "promoted")[0].subject
     package = Registry(demo.settings).version(demo.name, first).package_key
     frozen = load_predictor(ObjectStore.of(demo.settings).get(package), demo.pipeline)
-    truth = labels(rows.rename(columns={"label": spec.data.label.column}), spec.data)
+    truth = labels(rows.rename(columns={"label": spec.table.label.column}), spec.table)
     static = statistics.value(spec.evaluation.metric, truth, frozen.predict_rows(rows))
     live = statistics.value(spec.evaluation.metric, truth, logged_answers(rows, spec))
     return static, live, len(rows)

@@ -16,6 +16,8 @@ from millrace.settings import Settings
 from tasks.prefect_api import FlowState, error_of, flow_state, submit, task_states
 from tasks.run_kinds import ABANDONED
 
+TRAINING = "training/training"
+
 _POLL_SECONDS = 0.1
 # The reconciler finds a dead run within 5 s and has it go on within 15 s.
 _REVIVAL_SECONDS = 20.0
@@ -25,7 +27,7 @@ def run_training(settings: Settings, name: str, as_of: datetime | None) -> dict[
     """Run the training deployment; its outcome, or what it waits for."""
     asked_by = person()
     parameters = _given(pipeline=name, as_of=as_of, requested_by=asked_by)
-    flow_run = _run(settings, name, "training/training", parameters)
+    flow_run = _run(settings, name, TRAINING, parameters)
     if (awaited := awaited_by(settings, name, flow_run)) is not None:
         return {"pipeline": name, "flow_run": flow_run, "outcome": "waiting", "requests": [awaited]}
     return {"pipeline": name, **record_of(settings, name, "trained", flow_run)}
@@ -74,7 +76,10 @@ def record_of(settings: Settings, name: str, kind: str, flow_run: str) -> dict[s
 
 
 def _run(settings: Settings, name: str, deployment: str, parameters: dict[str, Any]) -> str:
-    load_pipeline(name, settings.pipelines)  # a broken spec is told at once, not by a failed flow run
+    # What is wrong with the spec, or cannot be asked of it, is told at once and not by a failed flow run.
+    spec = load_pipeline(name, settings.pipelines).spec
+    if deployment != TRAINING:
+        spec.require_served()
     progress = Progress()
     flow_run = submit(settings, deployment, parameters)
     progress.line(deployment.split("/", maxsplit=1)[0], f"{settings.prefect_url}/runs/flow-run/{flow_run}")

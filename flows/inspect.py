@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from millrace.contract import check
 from millrace.encoding import TableInputs, encode
-from millrace.errors import DataError, PackageError
+from millrace.errors import DataError, MillraceError, PackageError
 from millrace.ledger import Entry, Ledger
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.rollouts import BEGUN, ENDED
 from millrace.settings import Settings
+from millrace.spec import TableSpec
 from millrace.window import Window, period_start
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _TRIED_ROWS = 64
 
@@ -37,7 +41,14 @@ def validate_pipeline(settings: Settings, name: str) -> dict[str, Any]:
     if rows.empty:
         raise DataError(f"the source of '{name}' has no rows in {window}", next="correct its extent()")
     checked = check(rows, pipeline.spec.data, window)
-    parameters = _try_model(pipeline, checked.good.head(_TRIED_ROWS)) if len(checked.good) else 0
+    tried = checked.good.head(_TRIED_ROWS)
+    data = pipeline.spec.data
+    if isinstance(data, TableSpec):
+        parameters = _try_model(pipeline, tried, data) if len(tried) else 0
+        learns = {"features": {"numeric": len(data.numeric), "categorical": len(data.categorical)}}
+    else:
+        parameters = _try_language_model(pipeline)
+        learns = {"texts": {"sequence_length": data.sequence_length, "num_bytes": _num_bytes(checked.good[data.text])}}
     reasons = checked.quarantined["quarantine_reason"].value_counts().head(5).to_dict()
     return {
         "pipeline": name,
@@ -48,16 +59,15 @@ def validate_pipeline(settings: Settings, name: str) -> dict[str, Any]:
         "unlabelled": checked.unlabelled,
         "quarantined": len(checked.quarantined),
         "quarantine_reasons": {str(reason): int(count) for reason, count in reasons.items()},
-        "features": {"numeric": len(pipeline.spec.data.numeric), "categorical": len(pipeline.spec.data.categorical)},
+        **learns,
         "model_parameters": parameters,
     }
 
 
-def _try_model(pipeline: Pipeline, rows: Any) -> int:
+def _try_model(pipeline: Pipeline, rows: Any, data: TableSpec) -> int:
     """Build the module and give it a few rows; its number of parameters."""
     import torch
 
-    data = pipeline.spec.data
     try:
         module = pipeline.build_model(TableInputs.fit(rows, data), pipeline.spec.model.options).eval()
         with torch.inference_mode():
@@ -68,15 +78,52 @@ def _try_model(pipeline: Pipeline, rows: Any) -> int:
             got=f"{type(error).__name__}: {error}",
             next=f"correct {pipeline.folder}/model.py or model.options",
         ) from error
-    expected = (len(rows), data.label.outputs)
-    if tuple(logits.shape) != expected:
+    _require_shape(pipeline, tuple(logits.shape), (len(rows), data.label.outputs), "rows, outputs")
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _try_language_model(pipeline: Pipeline) -> int:
+    """Build the module without room for its weights and give it tokens; its number of parameters."""
+    import torch
+
+    from millrace.text_package import text_inputs
+
+    inputs = text_inputs(pipeline.spec)
+    # A model of billions of parameters is tried as quickly as a small one.
+    with torch.device("meta"):
+        tokens = torch.zeros(2, inputs.sequence_length, dtype=torch.int64)
+        try:
+            module = pipeline.build_model(inputs, pipeline.spec.model.options).eval()
+            with torch.inference_mode():
+                logits = module(tokens)
+        except MillraceError:
+            raise
+        except Exception as error:
+            raise PackageError(
+                f"pipeline '{pipeline.name}': its module does not take sequences of tokens",
+                got=f"{type(error).__name__}: {error}",
+                next=f"correct {pipeline.folder}/model.py or model.options",
+            ) from error
+    expected = (*tokens.shape, inputs.vocabulary)
+    _require_shape(pipeline, tuple(logits.shape), expected, "rows, length, vocabulary")
+    pipeline.parallel_plan(inputs)
+    if pipeline.spec.model.export is not None:
+        pipeline.exported(inputs, pipeline.spec.model.options, module.state_dict())
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _require_shape(pipeline: Pipeline, found: tuple[int, ...], expected: tuple[int, ...], axes: str) -> None:
+    if found != expected:
         raise PackageError(
             f"pipeline '{pipeline.name}': its module answers with the wrong shape",
-            got=tuple(logits.shape),
-            allowed=f"{expected}: rows, outputs",
+            got=found,
+            allowed=f"{expected}: {axes}",
             next=f"correct {pipeline.folder}/model.py",
         )
-    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _num_bytes(documents: pd.Series) -> int:
+    return sum(len(document.encode()) for document in documents)
 
 
 def list_versions(settings: Settings, name: str) -> dict[str, Any]:

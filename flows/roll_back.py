@@ -15,7 +15,7 @@ from millrace.errors import MillraceError
 from millrace.ledger import Ledger
 from millrace.logs import get_logger
 from millrace.settings import Settings
-from millrace.spec.load import pipeline_dir
+from millrace.spec.load import require_served
 from tasks.rollback_requests import Request, RollbackRequest, end, is_worked_on, new_id, outcome_of
 
 #: Seconds that the standby is given to begin, and to end: then this process does it itself.
@@ -31,7 +31,7 @@ def run_rollback(settings: Settings, name: str, to_version: str | None) -> dict[
     Raises:
         MillraceError: it cannot be done; nothing has changed.
     """
-    pipeline_dir(name, settings.pipelines)
+    require_served(name, settings.pipelines)
     ledger = Ledger(settings.ledger)
     request = RollbackRequest(new_id(), name, person(), to_version)
 

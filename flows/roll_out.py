@@ -15,7 +15,7 @@ from millrace.inference_log import inference_folder
 from millrace.ledger import Entry, Ledger
 from millrace.rollouts import Rollout
 from millrace.settings import Settings
-from millrace.spec.load import load_spec, pipeline_dir
+from millrace.spec.load import load_spec, pipeline_dir, require_served
 from millrace.traffic_rules import TrafficChange, VersionShare
 from tasks.rollback_requests import new_id
 from tasks.traffic_requests import TrafficRequest
@@ -29,7 +29,7 @@ def show_rollout(settings: Settings, name: str) -> dict[str, Any]:
         UnknownNameError: there is no such pipeline.
         ConflictError: no rollout has begun.
     """
-    label = load_spec(pipeline_dir(name, settings.pipelines)).data.label
+    label = load_spec(pipeline_dir(name, settings.pipelines)).table.label
     rollout = rollouts.find(Ledger(settings.ledger), name)
     steps = [_step(rollout, number) for number in range(len(rollout.spec.steps))]
     current = max(rollout.shares, default=None)
@@ -69,7 +69,7 @@ def resume_rollout(settings: Settings, name: str) -> dict[str, Any]:
     from tasks.prefect_api import flow_state, retry
     from tasks.rollout_watch import start_rollout
 
-    pipeline_dir(name, settings.pipelines)
+    require_served(name, settings.pipelines)
     begun = _going_on(Ledger(settings.ledger), name)
     run = start_rollout(settings, begun)
     if flow_state(settings, run).is_final:
@@ -84,7 +84,7 @@ def stop_rollout(settings: Settings, name: str) -> dict[str, Any]:
         ConflictError: none goes on.
         MillraceError: the traffic cannot be changed; the rollout has ended, and whoever can changes it later.
     """
-    pipeline_dir(name, settings.pipelines)
+    require_served(name, settings.pipelines)
     ledger, person = Ledger(settings.ledger), f"person:{getpass.getuser()}"
     rollout = Rollout(_going_on(ledger, name))
     off = TrafficChange(canary=VersionShare(rollout.version, 0.0))

@@ -28,6 +28,7 @@ def judge(
         ConfigError: a number is out of its range.
     """
     spec = load_spec(pipeline_dir(name, settings.pipelines))
+    spec.require_served()
     if tolerance is not None and not 0 <= tolerance < float("inf"):
         raise ConfigError(
             "the tolerance is no distance", got=tolerance, allowed="a number from 0 on", next="correct it"
@@ -37,10 +38,10 @@ def judge(
             "the share that may move is none", got=most_moved, allowed="a number from 0 to 1", next="correct it"
         )
     number = version or _mirrored_last(Ledger(settings.ledger), name)
-    rows = read_shadow(inference_folder(settings, name), spec.data)
+    rows = read_shadow(inference_folder(settings, name), spec.table)
     rows = rows[rows["version"] == number].reset_index(drop=True)
     allowed = MOST_MOVED if most_moved is None else most_moved
-    verdict = judge_shadow(rows, spec.data.label, tolerance=tolerance, most_moved=allowed)
+    verdict = judge_shadow(rows, spec.table.label, tolerance=tolerance, most_moved=allowed)
     primaries = sorted(set(rows["primary"]))
     return {"pipeline": name, "version": number, "answered_by": primaries, "verdict": verdict.as_dict()}
 

@@ -30,6 +30,9 @@ def stack(answer: Mapping[str, Any]) -> None:
     _out().print(table)
     for name, serving in answer.get("pipelines", {}).items():
         told = f"serves version {serving['version']}" if serving else "serves nothing"
+        if name in answer.get("unserved", {}):
+            version = answer["unserved"][name]
+            told = f"has the champion {version}, which is not served" if version else "has no champion yet"
         _out().print(f"pipeline [bold]{escape(name)}[/bold] {escape(told)}")
 
 
@@ -42,9 +45,11 @@ def validation(answer: Mapping[str, Any]) -> None:
     table.add_row("quarantined", f"{answer['quarantined']:,}")
     for reason, count in answer["quarantine_reasons"].items():
         table.add_row("", escape(f"{reason} ({count:,})"))
-    table.add_row(
-        "features", f"{answer['features']['numeric']} numeric, {answer['features']['categorical']} categorical"
-    )
+    if (texts := answer.get("texts")) is not None:
+        table.add_row("texts", f"{texts['num_bytes']:,} bytes, learned {texts['sequence_length']:,} at a time")
+    else:
+        features = answer["features"]
+        table.add_row("features", f"{features['numeric']} numeric, {features['categorical']} categorical")
     table.add_row("model", f"{answer['model_parameters']:,} parameters")
     _out().print(table)
 
@@ -278,6 +283,13 @@ def created_key(answer: Mapping[str, Any]) -> None:
     _out().print(escape(f"Key {answer['id']} of {answer['customer']}, shown only now:"))
     # Not through the console: it would break a long word at the terminal's edge.
     sys.stdout.write(f"{answer['key']}\n")
+
+
+def exported(answer: Mapping[str, Any]) -> None:
+    table = _facts(f"{answer['pipeline']}: version {answer['version']} for other programs")
+    for path, size in answer["files"].items():
+        table.add_row(escape(path), f"{size:,} bytes")
+    _out().print(table)
 
 
 def demo(answer: Mapping[str, Any]) -> None:

@@ -12,13 +12,14 @@ import httpx
 
 from flows.progress import Progress
 from infra.local import stack
-from millrace.errors import ServiceError
+from millrace.errors import ServiceError, SpecError
 from millrace.faults import fault_point
 from millrace.ledger import Ledger
 from millrace.settings import Settings
-from millrace.spec.load import pipeline_names
+from millrace.spec.load import load_spec, pipeline_names
 from millrace.storage import digest_bytes, write_atomically
 from tasks.endpoint import description
+from tasks.run_kinds import PROMOTED
 
 _ROOT = Path(__file__).resolve().parent.parent
 _TIMEOUT_SECONDS = 5.0
@@ -110,7 +111,19 @@ def is_answering(settings: Settings, name: str) -> bool:
 
 
 def stack_and_pipelines(settings: Settings) -> dict[str, Any]:
-    """The stack's status, and what each pipeline serves."""
+    """The stack's status, and what each pipeline serves; of those whose models are not served, their champions."""
     found = stack.status(settings).as_dict()
-    found["pipelines"] = {name: description(settings, name) for name in pipeline_names(settings.pipelines)}
+    names = pipeline_names(settings.pipelines)
+    found["pipelines"] = {name: description(settings, name) for name in names}
+    ledger = Ledger(settings.ledger)
+    champions = {name: ledger.newest(name, PROMOTED) for name in names if not _is_served(settings, name)}
+    found["unserved"] = {name: None if entry is None else entry.subject for name, entry in champions.items()}
     return found
+
+
+def _is_served(settings: Settings, name: str) -> bool:
+    try:
+        return load_spec(settings.pipelines / name).is_served
+    except SpecError:
+        # What is wrong with it is no matter of the stack's: `millrace validate` tells.
+        return True

@@ -11,7 +11,7 @@ from flows.roll_back import see_through
 from millrace.errors import ConfigError, ConflictError
 from millrace.ledger import Ledger
 from millrace.settings import Settings
-from millrace.spec.load import pipeline_dir
+from millrace.spec.load import require_served
 from millrace.traffic_rules import STICKY, TrafficChange, TrafficRules, VersionShare
 from tasks.rollback_requests import new_id
 from tasks.traffic_requests import TrafficRequest
@@ -24,7 +24,7 @@ def show_traffic(settings: Settings, name: str) -> dict[str, Any]:
         UnknownNameError: there is no such pipeline.
         ConflictError: it serves no version.
     """
-    pipeline_dir(name, settings.pipelines)
+    require_served(name, settings.pipelines)
     return _shown(Ledger(settings.ledger), name)
 
 
@@ -34,7 +34,7 @@ def run_traffic(settings: Settings, name: str, change: TrafficChange) -> dict[st
     Raises:
         MillraceError: it cannot be done; nothing has changed.
     """
-    pipeline_dir(name, settings.pipelines)
+    require_served(name, settings.pipelines)
     ledger = Ledger(settings.ledger)
     # What cannot be is told at once, and by a later look at the ledger again.
     change.of(_rules(ledger, name)[1])

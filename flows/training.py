@@ -1,4 +1,4 @@
-"""Train a challenger and let it serve when it is better: stage, train, evaluate, register, roll out."""
+"""Train a challenger and promote it when it is better: stage, train, evaluate, register, roll out."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from prefect import flow
 
 from tasks.approval import approved_evaluation, approved_thresholds, refused_training
 from tasks.incidents import answering
-from tasks.outcome import UNCHANGED, finish, finish_untrained, finished, serving_version
+from tasks.outcome import UNCHANGED, finish, finish_untrained, finished, known_champion
 from tasks.requester import requester
-from tasks.rollout import is_as_recorded, serve_again, settle
 from tasks.run import Run, open_run
+from tasks.settling import keep, settle
 from tasks.slots import holding
 from tasks.training import (
     evaluate_model,
@@ -56,9 +56,8 @@ def _train(accepted: Run, incident: str | None) -> dict[str, Any]:
         staged = stage_data(run)
         request = training_request(run, staged, split_by_time(run, staged), incident)
         result = train_model(run, request)
-        if (champion := serving_version(run, result)) is not None:
-            if not is_as_recorded(run):
-                serve_again(run)
+        if (champion := known_champion(run, result)) is not None:
+            keep(run, champion)
             return finish(run, UNCHANGED, result, champion, incident)
         outcome = None
         while outcome is None:

@@ -8,6 +8,46 @@ from typing import Any
 from millrace.spec import PipelineSpec
 
 
+def text_card(
+    spec: PipelineSpec,
+    *,
+    num_documents: int,
+    num_parameters: int,
+    windows: Mapping[str, str],
+    metrics: Mapping[str, float],
+    lineage: Mapping[str, Any],
+) -> str:
+    """The card of a language model as Markdown."""
+    texts = spec.texts
+    return f"""# {spec.name}
+
+{spec.description}
+
+- **Predicts** each byte of a document (`{texts.text}`) from up to {texts.sequence_length:,} bytes before it
+- **Owner** {spec.owner or "not named"}
+- **Size** {num_parameters:,} parameters
+- **Fitted on** the training window of {num_documents:,} documents
+
+## Windows of event time
+
+{_table({name: str(window) for name, window in windows.items()})}
+
+## Metrics on the validation window
+
+{_table({name: f"{value:.5g}" for name, value in metrics.items()})}
+
+## Lineage
+
+{_table({name: str(value) for name, value in lineage.items()})}
+
+## Limits
+
+It has seen the windows above and nothing later; it goes on as such texts go on, whether that is true or not. It was
+judged in bits per byte, against the champion and the frequencies of bytes, on the evaluation window: the verdict lies
+beside the version in the registry. It does not answer requests; `millrace export` writes it for other programs.
+"""
+
+
 def model_card(
     spec: PipelineSpec,
     *,
@@ -21,14 +61,14 @@ def model_card(
     features = "\n".join(
         f"| `{name}` | {feature.kind} | {_range(feature)} | {'yes' if feature.nullable else 'no'} "
         f"| {_cell(feature.description)} |"
-        for name, feature in spec.data.features.items()
+        for name, feature in spec.table.features.items()
     )
-    known_at = spec.data.label.known_at or spec.data.event_time
+    known_at = spec.table.label.known_at or spec.table.event_time
     return f"""# {spec.name}
 
 {spec.description}
 
-- **Predicts** `{spec.data.label.column}` ({spec.data.label.kind}), known at `{known_at}`
+- **Predicts** `{spec.table.label.column}` ({spec.table.label.kind}), known at `{known_at}`
 - **Owner** {spec.owner or "not named"}
 - **Fitted on** {num_rows:,} labelled rows; {num_unlabelled:,} rows had no outcome and were counted, not guessed
 

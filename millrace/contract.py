@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from millrace.errors import SourceError
-from millrace.spec import CategoricalFeature, DataSpec, NumericFeature
+from millrace.spec import CategoricalFeature, Data, DataSpec, NumericFeature, TableSpec
 from millrace.verdict import Verdict
 from millrace.window import Window
 
@@ -25,7 +25,8 @@ _NO_TEXT = "not valid Unicode"
 
 @dataclass(frozen=True)
 class Checked:
-    """Rows split by the contract. `unlabelled` counts good rows without an outcome: they are kept, not guessed."""
+    """Rows split by the contract. `unlabelled` counts good rows of a table without an outcome: they are kept, not
+    guessed."""
 
     good: pd.DataFrame
     quarantined: pd.DataFrame
@@ -36,7 +37,7 @@ class Checked:
         return len(self.good) + len(self.quarantined)
 
 
-def check(rows: pd.DataFrame, data: DataSpec, window: Window) -> Checked:
+def check(rows: pd.DataFrame, data: Data, window: Window) -> Checked:
     """Split `rows` into those that keep the contract and those that do not, with a reason each.
 
     Raises:
@@ -60,7 +61,7 @@ def check(rows: pd.DataFrame, data: DataSpec, window: Window) -> Checked:
         )
     rows = rows[columns].reset_index(drop=True)
     rows[data.row_id], broken_ids = _writable(_ids(rows[data.row_id], data))
-    for name in filter(None, (data.event_time, data.label.known_at)):
+    for name in _time_columns(data):
         rows[name] = _times(rows[name], name, data)
     reasons = pd.Series("", index=rows.index)
     _mark(reasons, rows[data.event_time].isna(), f"{data.event_time}: missing")
@@ -72,6 +73,21 @@ def check(rows: pd.DataFrame, data: DataSpec, window: Window) -> Checked:
     _mark(reasons, rows[data.row_id].isna(), f"{data.row_id}: missing")
     _mark(reasons, broken_ids, f"{data.row_id}: {_NO_TEXT}")
     _mark(reasons, rows[data.row_id].duplicated(keep="first"), f"{data.row_id}: seen before")
+    if isinstance(data, TableSpec):
+        _check_features(rows, reasons, data)
+    else:
+        rows[data.text], broken = _document(rows[data.text])
+        for rule, rows_broken in broken.items():
+            _mark(reasons, rows_broken, f"{data.text}: {rule}")
+    bad = reasons != ""
+    good = rows[~bad].sort_values([data.event_time, data.row_id], kind="stable").reset_index(drop=True)
+    quarantined = rows[bad].assign(**{REASON: reasons[bad]}).reset_index(drop=True)
+    unlabelled = int(good[data.label.column].isna().sum()) if isinstance(data, TableSpec) else 0
+    return Checked(good, quarantined, unlabelled)
+
+
+def _check_features(rows: pd.DataFrame, reasons: pd.Series, data: TableSpec) -> None:
+    """Bring features and label into their stored form, and mark the rows that break their rules."""
     for name, feature in data.features.items():
         rows[name], broken = (
             _numeric(rows[name], feature) if isinstance(feature, NumericFeature) else _categorical(rows[name], feature)
@@ -80,14 +96,17 @@ def check(rows: pd.DataFrame, data: DataSpec, window: Window) -> Checked:
             _mark(reasons, rows_broken, f"{name}: {rule}")
     rows[data.label.column], broken_label = _label(rows[data.label.column], data)
     _mark(reasons, broken_label, f"{data.label.column}: no {data.label.kind} label")
-    bad = reasons != ""
-    good = rows[~bad].sort_values([data.event_time, data.row_id], kind="stable").reset_index(drop=True)
-    quarantined = rows[bad].assign(**{REASON: reasons[bad]}).reset_index(drop=True)
-    return Checked(good, quarantined, int(good[data.label.column].isna().sum()))
 
 
-def required_columns(data: DataSpec) -> list[str]:
+def _time_columns(data: Data) -> list[str]:
+    known_at = data.label.known_at if isinstance(data, TableSpec) else None
+    return [data.event_time] if known_at is None else [data.event_time, known_at]
+
+
+def required_columns(data: Data) -> list[str]:
     """The columns a source must give, in the order staged shards hold them."""
+    if not isinstance(data, TableSpec):
+        return [data.row_id, data.event_time, data.text]
     names = [data.row_id, data.event_time, *data.features, data.label.column]
     return [*names, data.label.known_at] if data.label.known_at not in (None, data.event_time) else names
 
@@ -209,7 +228,15 @@ def _categorical(column: pd.Series, feature: CategoricalFeature) -> tuple[pd.Ser
     return values, broken
 
 
-def _label(column: pd.Series, data: DataSpec) -> tuple[pd.Series, pd.Series]:
+def _document(column: pd.Series) -> tuple[pd.Series, dict[str, pd.Series]]:
+    """The documents, and those that cannot be learned from."""
+    is_text = column.map(lambda cell: isinstance(cell, str)).astype(bool)
+    texts, no_text = _texts(column)
+    broken = {"missing": column.isna(), "not text": ~is_text, _NO_TEXT: no_text, "empty": texts == ""}
+    return texts, broken
+
+
+def _label(column: pd.Series, data: TableSpec) -> tuple[pd.Series, pd.Series]:
     """The label column in its stored form, and the rows whose label is present and wrong."""
     label = data.label
     if label.kind == "multiclass" or label.positive is not None:
@@ -222,7 +249,7 @@ def _label(column: pd.Series, data: DataSpec) -> tuple[pd.Series, pd.Series]:
     return numbers, wrong
 
 
-def known_at(rows: pd.DataFrame, data: DataSpec) -> pd.Series:
+def known_at(rows: pd.DataFrame, data: TableSpec) -> pd.Series:
     """When each row's outcome became known: NaT while it is not."""
     moments = rows[data.label.known_at or data.event_time]
     return moments.where(rows[data.label.column].notna())

@@ -13,7 +13,7 @@ from millrace import parquet
 from millrace.contract import known_at
 from millrace.errors import DataError
 from millrace.pipeline import Pipeline
-from millrace.spec import DataSpec
+from millrace.spec import DataSpec, TableSpec
 from millrace.storage import Artifact, ObjectStore, digest_json
 from millrace.window import Window, utc
 
@@ -93,7 +93,7 @@ def _overlaps(shard_key: str, window: Window) -> bool:
     return shard.start < window.end and shard.end > window.start
 
 
-def labelled_rows(rows: pd.DataFrame, data: DataSpec, as_of: datetime) -> pd.DataFrame:
+def labelled_rows(rows: pd.DataFrame, data: TableSpec, as_of: datetime) -> pd.DataFrame:
     """The rows whose outcome had arrived by `as_of`."""
     return rows[known_at(rows, data) <= pd.Timestamp(utc(as_of))].reset_index(drop=True)
 
@@ -104,7 +104,7 @@ def shard_key(pipeline: Pipeline, window: Window, as_of: datetime) -> str:
     A window whose outcomes have all had their time is settled, and the same for every later `as_of`.
     """
     data = pipeline.spec.data
-    settled = window.end + timedelta(days=data.label.delay_days) <= as_of
+    settled = window.end + timedelta(days=data.settled_after_days) <= as_of
     inputs = {
         "source": pipeline.source.fingerprint(),
         "data": data.model_dump(mode="json"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.spec import DataSpec
+from millrace.spec import TableSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,7 @@ class TableInputs:
     outputs: int
 
     @classmethod
-    def fit(cls, rows: pd.DataFrame, data: DataSpec) -> Self:
+    def fit(cls, rows: pd.DataFrame, data: TableSpec) -> Self:
         """Statistics of the training rows; a missing value does not count."""
         return cls.of_moments(data, Moments.of(numeric_array(rows, data).astype(np.float64)))
 
@@ -74,7 +74,7 @@ class TableInputs:
         return cls.shaped(data, tuple(moments.mean.tolist()), tuple(stds.tolist()))
 
     @classmethod
-    def shaped(cls, data: DataSpec, means: tuple[float, ...] = (), stds: tuple[float, ...] = ()) -> Self:
+    def shaped(cls, data: TableSpec, means: tuple[float, ...] = (), stds: tuple[float, ...] = ()) -> Self:
         """Inputs of the right shape; without statistics, for a module whose weights are loaded next."""
         features = [data.features[name] for name in data.categorical]
         return cls(
@@ -87,14 +87,14 @@ class TableInputs:
         )
 
 
-def numeric_array(rows: pd.DataFrame, data: DataSpec) -> NDArray[np.float32]:
+def numeric_array(rows: pd.DataFrame, data: TableSpec) -> NDArray[np.float32]:
     """float32 [rows, numeric features], NaN where missing."""
     if not data.numeric:
         return np.zeros((len(rows), 0), np.float32)
     return rows[list(data.numeric)].to_numpy(dtype=np.float32, na_value=np.nan)
 
 
-def categorical_array(rows: pd.DataFrame, data: DataSpec) -> NDArray[np.int64]:
+def categorical_array(rows: pd.DataFrame, data: TableSpec) -> NDArray[np.int64]:
     """int64 [rows, categorical features]; 0 is missing or unknown."""
     columns = np.zeros((len(rows), len(data.categorical)), np.int64)
     for position, name in enumerate(data.categorical):
@@ -111,12 +111,12 @@ def _places(column: pd.Series, known: list[str]) -> NDArray[np.intp]:
     return pd.Index(known).get_indexer(pd.Index(column.astype("object")))
 
 
-def encode(rows: pd.DataFrame, data: DataSpec) -> dict[str, NDArray[Any]]:
+def encode(rows: pd.DataFrame, data: TableSpec) -> dict[str, NDArray[Any]]:
     """The model's input batch: `numeric` float32 [rows, n] and `categorical` int64 [rows, m]."""
     return {"numeric": numeric_array(rows, data), "categorical": categorical_array(rows, data)}
 
 
-def labels(rows: pd.DataFrame, data: DataSpec) -> NDArray[np.float32]:
+def labels(rows: pd.DataFrame, data: TableSpec) -> NDArray[np.float32]:
     """float32 [rows]: 0/1 for binary, the class index for multiclass, the value for regression; NaN where unknown."""
     column, label = rows[data.label.column], data.label
     if label.kind == "multiclass":

@@ -14,7 +14,7 @@ import pandas as pd
 
 from millrace import statistics, strict_json
 from millrace.errors import ArtifactError
-from millrace.spec import HIGHER_IS_BETTER, EvaluationSpec, Label, PipelineSpec
+from millrace.spec import HIGHER_IS_BETTER, TEXT_METRIC, EvaluationSpec, Label, PipelineSpec
 from millrace.statistics import Floats, Improvement
 from millrace.storage import Artifact, ObjectStore
 from millrace.verdict import Verdict
@@ -26,7 +26,7 @@ EVALUATION = "evaluation.json"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the judged rows said. Metrics are by model (`challenger`, `champion`, `baseline`)."""
+    """What the judged rows said. Metrics are by model (`challenger`, `champion`, `baseline`, and others to compare)."""
 
     window: Window
     num_rows: int
@@ -96,8 +96,45 @@ def compare(
     champion_version: str | None,
 ) -> Evaluation:
     """Measure `answers` (by model: challenger, baseline and, where one serves, champion) on the same rows."""
-    rule, kind = spec.evaluation, spec.data.label
-    champion = answers.get("champion")
+    kind = spec.table.label
+    return _judged(
+        spec,
+        window,
+        labels,
+        answers,
+        champion_version,
+        metrics={model: statistics.all_metrics(kind, labels, given) for model, given in answers.items()},
+        slices=_by_slice(spec.evaluation, rows, labels, answers),
+        calibration=tuple(statistics.calibration(labels, answers["challenger"])) if kind.kind == "binary" else (),
+    )
+
+
+def compare_texts(
+    spec: PipelineSpec, window: Window, num_bytes: Floats, bits: Mapping[str, Floats], champion_version: str | None
+) -> Evaluation:
+    """Measure in how many bits each model writes the same documents down, [documents], which have `num_bytes`.
+
+    `bits` are by model: challenger, baseline, champion where there is one; what others have is told beside them.
+    """
+    metrics = {
+        model: {str(TEXT_METRIC): statistics.value(TEXT_METRIC, num_bytes, given)} for model, given in bits.items()
+    }
+    return _judged(spec, window, num_bytes, bits, champion_version, metrics=metrics, slices={}, calibration=())
+
+
+def _judged(
+    spec: PipelineSpec,
+    window: Window,
+    labels: Floats,
+    answers: Mapping[str, Floats],
+    champion_version: str | None,
+    *,
+    metrics: Mapping[str, Mapping[str, float]],
+    slices: Mapping[str, Mapping[str, Mapping[str, float]]],
+    calibration: tuple[statistics.CalibrationBin, ...],
+) -> Evaluation:
+    """The evaluation, with the paired improvements and the verdict that the spec's rule comes to."""
+    rule, champion = spec.evaluation, answers.get("champion")
 
     def paired(other: Floats) -> Improvement:
         return statistics.paired_improvement(
@@ -114,9 +151,9 @@ def compare(
     evaluation = Evaluation(
         window=window,
         num_rows=len(labels),
-        metrics={model: statistics.all_metrics(kind, labels, given) for model, given in answers.items()},
-        slices=_by_slice(rule, rows, labels, answers),
-        calibration=tuple(statistics.calibration(labels, answers["challenger"])) if kind.kind == "binary" else (),
+        metrics=metrics,
+        slices=slices,
+        calibration=calibration,
         improvement=paired(champion) if champion is not None and judgeable else None,
         over_baseline=paired(answers["baseline"]) if judgeable else None,
         champion_version=champion_version,
@@ -133,7 +170,8 @@ def judge(rule: EvaluationSpec, evaluation: Evaluation) -> Verdict:
         return Verdict(GATE, passed, rule.metric, observed, threshold, reasons, evidence)
 
     if evaluation.num_rows < rule.min_rows:
-        return verdict(False, None, f"{evaluation.num_rows:,} labelled rows, {rule.min_rows:,} needed to judge")
+        rows = "documents" if rule.metric == TEXT_METRIC else "labelled rows"
+        return verdict(False, None, f"{evaluation.num_rows:,} {rows}, {rule.min_rows:,} needed to judge")
     if math.isnan(observed):
         return verdict(False, None, f"{rule.metric} is undefined on these rows (one class only)")
     base = evaluation.metrics["baseline"][rule.metric]

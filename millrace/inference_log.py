@@ -19,7 +19,7 @@ from millrace.log_writer import LogWriter
 from millrace.requests import ParsedOutcomes, ParsedRequest
 from millrace.segments import compact as _compact
 from millrace.settings import Settings
-from millrace.spec import DataSpec, NumericFeature
+from millrace.spec import NumericFeature, TableSpec
 from millrace.window import Window
 
 if TYPE_CHECKING:
@@ -34,30 +34,30 @@ def inference_folder(settings: Settings, pipeline_name: str) -> Path:
     return settings.state / "inference" / pipeline_name
 
 
-def answers_header(data: DataSpec) -> dict[str, Any]:
+def answers_header(data: TableSpec) -> dict[str, Any]:
     """What a segment of answers holds."""
     classes = data.label.classes
     types = {name: "number" if isinstance(f, NumericFeature) else "string" for name, f in data.features.items()}
     return {"kind": ANSWERS, "features": types, "prediction": "string" if classes else "number", "classes": classes}
 
 
-def outcomes_header(data: DataSpec) -> dict[str, Any]:
+def outcomes_header(data: TableSpec) -> dict[str, Any]:
     """What a segment of outcomes holds."""
     is_name = data.label.kind == "multiclass" or data.label.positive is not None
     return {"kind": OUTCOMES, "label": "string" if is_name else "number"}
 
 
-def shadow_header(data: DataSpec) -> dict[str, Any]:
+def shadow_header(data: TableSpec) -> dict[str, Any]:
     """What a segment of a shadow's answers holds."""
     return {"kind": SHADOW, "prediction": "string" if data.label.classes else "number"}
 
 
-def answers_writer(folder: Path, data: DataSpec, rotate_seconds: float) -> LogWriter:
+def answers_writer(folder: Path, data: TableSpec, rotate_seconds: float) -> LogWriter:
     """A writer of answers below the pipeline's `folder`."""
     return LogWriter(folder / ANSWERS, answers_header(data), to_table, rotate_seconds)
 
 
-def outcomes_writer(folder: Path, data: DataSpec, rotate_seconds: float) -> LogWriter:
+def outcomes_writer(folder: Path, data: TableSpec, rotate_seconds: float) -> LogWriter:
     """A writer of outcomes below the pipeline's `folder`."""
     return LogWriter(folder / OUTCOMES, outcomes_header(data), to_table, rotate_seconds)
 
@@ -67,7 +67,7 @@ def failures_writer(folder: Path, rotate_seconds: float) -> LogWriter:
     return LogWriter(folder / FAILURES, FAILURES_HEADER, to_table, rotate_seconds)
 
 
-def shadow_writer(folder: Path, data: DataSpec, rotate_seconds: float) -> LogWriter:
+def shadow_writer(folder: Path, data: TableSpec, rotate_seconds: float) -> LogWriter:
     """A writer of a shadow's answers below the pipeline's `folder`."""
     return LogWriter(folder / SHADOW, shadow_header(data), to_table, rotate_seconds)
 
@@ -151,7 +151,7 @@ def compact(folder: Path) -> list[Path]:
     return [path for part in (ANSWERS, OUTCOMES, FAILURES, SHADOW) for path in _compact(folder / part, to_table)]
 
 
-def read_answers(folder: Path, data: DataSpec, window: Window | None = None) -> pd.DataFrame:
+def read_answers(folder: Path, data: TableSpec, window: Window | None = None) -> pd.DataFrame:
     """The answered rows below the pipeline's `folder`, oldest answer first.
 
     With a `window`, those whose event lies in it; files outside it are skipped by their statistics. A row that was
@@ -166,7 +166,7 @@ def read_answers(folder: Path, data: DataSpec, window: Window | None = None) -> 
     return _newest(found)
 
 
-def read_outcomes(folder: Path, data: DataSpec) -> pd.DataFrame:
+def read_outcomes(folder: Path, data: TableSpec) -> pd.DataFrame:
     """The outcomes below the pipeline's `folder`: request_id, row, label, known_at; the newest for each row.
 
     Raises:
@@ -188,7 +188,7 @@ def read_failures(folder: Path) -> pd.DataFrame:
     return found.sort_values("failed_at", kind="stable", ignore_index=True)
 
 
-def read_shadow(folder: Path, data: DataSpec) -> pd.DataFrame:
+def read_shadow(folder: Path, data: TableSpec) -> pd.DataFrame:
     """What shadows would have answered, below the pipeline's `folder`, by row: request_id, row, version, primary,
     answered_at, prediction (the primary's), shadow, error, dropped; oldest first.
 
@@ -202,7 +202,7 @@ def read_shadow(folder: Path, data: DataSpec) -> pd.DataFrame:
     return found.loc[~found.duplicated(["version", "request_id", "row"], keep="last")].reset_index(drop=True)
 
 
-def read_joined(folder: Path, data: DataSpec, window: Window | None = None) -> pd.DataFrame:
+def read_joined(folder: Path, data: TableSpec, window: Window | None = None) -> pd.DataFrame:
     """The answered rows with `label` and `known_at`, empty where no outcome has arrived.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 from millrace.open_inference.requests import MAX_ID_CHARS
 from millrace.open_inference.signature import Input, Output, inputs_of, outputs_of
 from millrace.request_values import LARGEST, MAX_ROW, MAX_ROW_ID_CHARS, REQUEST_ID, number_bounds
-from millrace.spec import CategoricalFeature, DataSpec, Feature, Label, NumericFeature, PipelineSpec
+from millrace.spec import CategoricalFeature, Feature, Label, NumericFeature, PipelineSpec, TableSpec
 
 Schema = dict[str, Any]
 
@@ -28,7 +28,7 @@ _MAX_EXAMPLES = 5
 
 def of(spec: PipelineSpec, statuses: Sequence[int]) -> dict[str, Schema]:
     """The schemas by name. `statuses` are those that problems may have."""
-    data, serving = spec.data, spec.serving
+    data, serving = spec.table, spec.serving
     return {
         "Row": _row(data),
         "PredictRequest": _closed({"rows": _items("Row", serving.max_rows)}),
@@ -48,7 +48,7 @@ def of(spec: PipelineSpec, statuses: Sequence[int]) -> dict[str, Schema]:
     }
 
 
-def _row(data: DataSpec) -> Schema:
+def _row(data: TableSpec) -> Schema:
     properties = {name: _cell(feature) for name, feature in data.features.items()}
     properties[data.event_time] = {**_TIME, "description": "When the event was; now, where it is missing."}
     properties[data.row_id] = {**_ROW_ID, "description": "The caller's name for the row."}
@@ -141,7 +141,7 @@ def _problem(statuses: Sequence[int]) -> Schema:
 
 def _open_inference(spec: PipelineSpec) -> dict[str, Schema]:
     """The documents of the Open Inference Protocol."""
-    data, max_rows = spec.data, spec.serving.max_rows
+    data, max_rows = spec.table, spec.serving.max_rows
     inputs, outputs = inputs_of(data), outputs_of(data.label)
     flag = {"type": ["boolean", "null"]}
     wanted = {"name": {"enum": [t.name for t in outputs]}, "parameters": _with_flag("binary_data", flag)}
@@ -179,7 +179,7 @@ def _open_inference(spec: PipelineSpec) -> dict[str, Schema]:
     }
 
 
-def _input(tensor: Input, data: DataSpec, max_rows: int) -> Schema:
+def _input(tensor: Input, data: TableSpec, max_rows: int) -> Schema:
     cell = _tensor_cell(tensor, data)
     return _closed(
         {
@@ -203,7 +203,7 @@ def _input(tensor: Input, data: DataSpec, max_rows: int) -> Schema:
     )
 
 
-def _tensor_cell(tensor: Input, data: DataSpec) -> Schema:
+def _tensor_cell(tensor: Input, data: TableSpec) -> Schema:
     """A cell of the tensor: as in a row, and besides true and false, the empty text, or a time as a whole number."""
     if tensor.kind == "time":
         return {"anyOf": [_TIME, _MOMENT]}

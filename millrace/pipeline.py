@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from millrace.encoding import TableInputs
+    from millrace.export import Exported
     from millrace.parallel import ParallelPlan
     from millrace.texts import TextInputs
 
@@ -131,6 +132,31 @@ class Pipeline:
                 next=f"correct {self.folder}/{reference.partition(':')[0]}.py",
             )
         return plan
+
+    def exported(self, inputs: Inputs, options: Mapping[str, object], weights: Mapping[str, torch.Tensor]) -> Exported:
+        """The model that was built with these inputs and options and has these weights, as other programs know it.
+
+        Raises:
+            ConfigError: the spec names no function for it, it cannot be loaded, or gives something else.
+        """
+        from millrace.export import Exported
+
+        reference = self.spec.model.export
+        if reference is None:
+            raise ConfigError(
+                f"pipeline '{self.name}' does not say what its model is called elsewhere",
+                allowed="model.export in its pipeline.yaml: module:function that gives a millrace.export.Exported",
+                next="add it; pipelines/byte_lm has one for models like Llama",
+            )
+        exported = self._load(reference, "model.export")(inputs, options, weights)
+        if not isinstance(exported, Exported):
+            raise ConfigError(
+                f"model.export: {reference} gives nothing that can be written",
+                got=type(exported).__name__,
+                allowed="a millrace.export.Exported",
+                next=f"correct {self.folder}/{reference.partition(':')[0]}.py",
+            )
+        return exported
 
     def _load(self, reference: str, field: str) -> Any:
         module_name, _, attribute = reference.partition(":")

@@ -10,9 +10,20 @@ from millrace.storage import digest_bytes
 
 _ROOT = Path(__file__).resolve().parent.parent
 # What changes a trained model: the domain's and the trainer's code. Flows, tasks and docs do not.
-_CODE = ("millrace/encoding.py", "millrace/package.py", "millrace/contract.py", "millrace/dataset.py", "ray_jobs/train")
+_CODE = (
+    "millrace/contract.py",
+    "millrace/dataset.py",
+    "millrace/encoding.py",
+    "millrace/language_model.py",
+    "millrace/package.py",
+    "millrace/package_files.py",
+    "millrace/text_package.py",
+    "millrace/texts.py",
+    "ray_jobs/stage/tokens.py",
+    "ray_jobs/train",
+)
 # What changes a verdict beside that.
-_EVALUATION_CODE = ("millrace/gate.py", "millrace/statistics.py", "ray_jobs/evaluate")
+_EVALUATION_CODE = ("millrace/gate.py", "millrace/ngram.py", "millrace/statistics.py", "ray_jobs/evaluate")
 
 
 @cache

@@ -56,7 +56,7 @@ class RequestContract:
     """What callers of one pipeline may send. Building it checks nothing; `parse` and `parse_outcomes` do."""
 
     def __init__(self, spec: PipelineSpec) -> None:
-        data = spec.data
+        data = spec.table
         self.max_rows = spec.serving.max_rows
         self.max_body_bytes = spec.serving.max_body_bytes
         self._data = data

@@ -25,7 +25,7 @@ class RowDecoder:
     """Decodes `{"rows": [...]}` of one pipeline."""
 
     def __init__(self, spec: PipelineSpec) -> None:
-        data = spec.data
+        data = spec.table
         features = data.features.items()
         self._numeric = [(name, f) for name, f in features if isinstance(f, NumericFeature)]
         self._nullable = [name for name, f in self._numeric if f.nullable]

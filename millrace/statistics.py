@@ -1,6 +1,7 @@
 """Metrics and their paired uncertainty, weighted so that a bootstrap is one matrix product.
 
 Labels are float [rows]; answers are as `millrace.package.Predictor` gives them; weights are [samples, rows].
+Of texts, a row is a document, its label the number of its bytes, and an answer the bits a model needs to write it down.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.spec import HIGHER_IS_BETTER, METRICS, Label, Metric
+from millrace.spec import HIGHER_IS_BETTER, METRICS, TEXT_METRIC, Label, Metric
 
 Floats = NDArray[np.floating]
 _EPSILON = 1e-7
@@ -27,8 +28,13 @@ def evaluate(metric: Metric, labels: Floats, answers: Floats, weights: Floats | 
     labels = np.asarray(labels, np.float64)
     if metric == "roc_auc":
         return _roc_auc(labels, np.asarray(answers, np.float64), weights)
-    per_row = _per_row(metric, labels, np.asarray(answers, np.float64))
-    totals = weights.sum(axis=1)
+    if metric == TEXT_METRIC:
+        # Long documents count for more, as they have more bytes: a mean of the documents' own would not.
+        per_row: Floats = np.asarray(answers, np.float64)
+        totals = weights @ labels
+    else:
+        per_row = _per_row(metric, labels, np.asarray(answers, np.float64))
+        totals = weights.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = (weights @ per_row) / totals
     result: Floats = np.sqrt(means) if metric == "rmse" else means

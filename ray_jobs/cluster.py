@@ -39,7 +39,11 @@ def connect(settings: Settings) -> None:
 
 
 def run_all(
-    settings: Settings, function: Callable[..., R], arguments: Sequence[tuple[Any, ...]], num_cpus: float = 1
+    settings: Settings,
+    function: Callable[..., R],
+    arguments: Sequence[tuple[Any, ...]],
+    num_cpus: float = 1,
+    num_gpus: float = 0,
 ) -> list[R]:
     """`function(*arguments)` for each of `arguments`, side by side on the cluster; results in the same order.
 
@@ -51,7 +55,7 @@ def run_all(
     from ray.exceptions import RayError, RayTaskError
 
     connect(settings)
-    remote = ray.remote(num_cpus=num_cpus, max_retries=2)(_guarded).options(name=function.__name__)
+    remote = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=2)(_guarded).options(name=function.__name__)
     try:
         with fault_point("ray.tasks"):
             return list(ray.get([remote.remote(function, *given) for given in arguments]))

@@ -14,6 +14,7 @@ from millrace.faults import fault_point
 from millrace.gate import Evaluation
 from millrace.goodput import CLASSES, Goodput
 from millrace.secrets import redact
+from millrace.spec import TEXT_METRIC
 from millrace.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ the first time, and waiting for others at the end.
 def evaluation(pipeline: str, result: Evaluation) -> None:
     verdict = result.verdict
     names = sorted({name for metrics in result.metrics.values() for name in metrics})
-    models = [model for model in ("challenger", "champion", "baseline") if model in result.metrics]
+    first = ("challenger", "champion", "baseline")
+    models = [model for model in (*first, *sorted(set(result.metrics) - set(first))) if model in result.metrics]
     slices = "\n\n".join(
         f"### By {feature}\n\n"
         + table(
@@ -140,7 +142,7 @@ def evaluation(pipeline: str, result: Evaluation) -> None:
 
 {bullets(verdict.reasons)}
 
-Judged on {result.num_rows:,} labelled rows of {result.window}.
+Judged on {result.num_rows:,} {"documents" if TEXT_METRIC in names else "labelled rows"} of {result.window}.
 
 {
             table(

@@ -48,7 +48,7 @@ class Conductor:
     ) -> None:
         self.rollout = rollout
         self.watch = CanaryWatch(
-            rollout, run.pipeline.spec.data.label, inference_folder(run.settings, run.pipeline.name)
+            rollout, run.pipeline.spec.table.label, inference_folder(run.settings, run.pipeline.name)
         )
         self.news = CanaryNews(run.pipeline.name)
         self.clock, self.pause = clock, pause

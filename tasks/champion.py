@@ -8,6 +8,7 @@ from ray_jobs.serve.plan import TrafficPlan
 from ray_jobs.serve.versions import Target
 from tasks.registry import Registry, Version
 from tasks.run import Run
+from tasks.run_kinds import PROMOTED
 
 
 def serving(run: Run) -> Version | None:
@@ -17,6 +18,18 @@ def serving(run: Run) -> Version | None:
         DigestError: the registry names another package for it than was promoted.
     """
     entry = run.ledger.serving(run.pipeline.name)
+    return None if entry is None else registered(run, entry)
+
+
+def version_to_beat(run: Run) -> Version | None:
+    """The version to beat: the one that serves. Of models that are not served, the one that was promoted last.
+
+    Raises:
+        DigestError: the registry names another package for it than was promoted.
+    """
+    if run.pipeline.spec.is_served:
+        return serving(run)
+    entry = run.ledger.newest(run.pipeline.name, PROMOTED)
     return None if entry is None else registered(run, entry)
 
 
@@ -36,7 +49,7 @@ def champion_of(run: Run) -> Version:
 
 
 def registered(run: Run, entry: Entry) -> Version:
-    """The registered version of a `serving` entry.
+    """The registered version of an entry by which it serves, or was promoted.
 
     Raises:
         DigestError: the registry names another package for it than the ledger.

@@ -14,7 +14,8 @@ from millrace.brakes import BrakeDecision, decide
 from millrace.encoding import labels
 from millrace.inference_log import inference_folder, read_joined
 from millrace.ledger import CheckRecord, Incident
-from millrace.package import logged_answers, package_spec, reference_sample
+from millrace.package import logged_answers, reference_sample
+from millrace.package_files import package_spec
 from millrace.verdict import Verdict
 from millrace.window import Window, newest_full
 from tasks import artifacts
@@ -68,9 +69,10 @@ def check_window(run: Run, window: Window) -> dict[str, Any]:
     """
     if (recorded := run.recorded(CHECKED)) is not None:
         return dict(recorded)
+    run.pipeline.spec.require_served()
     champion = _judged_version(run)
     folder = inference_folder(run.settings, run.pipeline.name)
-    rows = read_joined(folder, run.pipeline.spec.data, window)
+    rows = read_joined(folder, run.pipeline.spec.table, window)
     rows = rows[rows["version"] == champion.version].reset_index(drop=True)
     num_outcomes = int(rows["label"].notna().sum())
     minimum = run.pipeline.spec.monitoring.min_rows
@@ -113,7 +115,7 @@ def _measure(
     judged = rows[rows["label"].notna()]
     observed = statistics.value(
         spec.evaluation.metric,
-        labels(judged.rename(columns={"label": spec.data.label.column}), spec.data),
+        labels(judged.rename(columns={"label": spec.table.label.column}), spec.table),
         logged_answers(judged, spec),
     )
     current = run.pipeline.spec

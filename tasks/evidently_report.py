@@ -37,11 +37,11 @@ def measure_drift(current: pd.DataFrame, reference: pd.DataFrame, spec: Pipeline
     from evidently.metrics import ValueDrift
 
     limits = spec.monitoring.drift
-    columns = [*spec.data.features, PREDICTION]
+    columns = [*spec.table.features, PREDICTION]
     empty = {name: (current[name].notna().any(), reference[name].notna().any()) for name in columns}
     measured = [name for name in columns if all(empty[name])]
-    numeric_prediction = spec.data.label.kind != "multiclass"
-    numeric = [name for name in measured if name in spec.data.numeric or (name == PREDICTION and numeric_prediction)]
+    numeric_prediction = spec.table.label.kind != "multiclass"
+    numeric = [name for name in measured if name in spec.table.numeric or (name == PREDICTION and numeric_prediction)]
     categorical = [name for name in measured if name not in numeric]
     definition = DataDefinition(numerical_columns=numeric, categorical_columns=categorical)
     metrics = [
@@ -65,7 +65,7 @@ def measure_drift(current: pd.DataFrame, reference: pd.DataFrame, spec: Pipeline
     for name, sides in empty.items():
         if not all(sides):
             found[name] = (1.0, True) if any(sides) else (0.0, False)
-    return Drift({name: found[name] for name in spec.data.features}, found[PREDICTION])
+    return Drift({name: found[name] for name in spec.table.features}, found[PREDICTION])
 
 
 def _prepared(rows: pd.DataFrame, numeric: list[str], categorical: list[str], limit: int) -> pd.DataFrame:

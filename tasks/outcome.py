@@ -8,7 +8,7 @@ from typing import Any
 from millrace import rollouts
 from millrace.gate import Evaluation
 from ray_jobs.train.request import TrainResult
-from tasks.champion import serving
+from tasks.champion import version_to_beat
 from tasks.registry import Version
 from tasks.rollout import REFUSED
 from tasks.run import Run
@@ -18,16 +18,16 @@ TRAINED = "trained"
 UNCHANGED = "unchanged"
 
 
-def serving_version(run: Run, result: TrainResult) -> Version | None:
+def known_champion(run: Run, result: TrainResult) -> Version | None:
     """The champion, when it is this very package and an earlier run promoted it or began its rollout."""
-    champion = serving(run)
-    if champion is None or champion.package_digest != result.package_digest:
+    found = version_to_beat(run)
+    if found is None or found.package_digest != result.package_digest:
         return None
     by_this_run = any(
-        entry.actor == run.id and entry.subject == champion.version
+        entry.actor == run.id and entry.subject == found.version
         for entry in run.ledger.entries(run.pipeline.name, PROMOTED, rollouts.BEGUN)
     )
-    return None if by_this_run else champion
+    return None if by_this_run else found
 
 
 def finished(run: Run) -> Mapping[str, Any] | None:

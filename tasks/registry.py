@@ -10,13 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from millrace.errors import ConfigError, ServiceError, UnknownNameError, nearest
 from millrace.faults import fault_point
-from millrace.package import card_text
+from millrace.package_files import card_text
 from millrace.secrets import redact, redact_value
 from millrace.settings import Settings
-from millrace.spec import PipelineSpec
+from millrace.spec import PipelineSpec, TableSpec
 from millrace.storage import Artifact
+from millrace.texts import VOCABULARY
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -198,10 +201,14 @@ class Registry:
 
 
 def signature(spec: PipelineSpec) -> ModelSignature:
-    """The feature contract as an MLflow signature."""
+    """The feature contract as an MLflow signature; of a language model, tokens to the logits of the next ones."""
     from mlflow.models.signature import ModelSignature
-    from mlflow.types.schema import ColSpec, Schema
+    from mlflow.types.schema import ColSpec, Schema, TensorSpec
 
+    if not isinstance(spec.data, TableSpec):
+        tokens = TensorSpec(np.dtype(np.int64), (-1, -1), "tokens")
+        logits = TensorSpec(np.dtype(np.float32), (-1, -1, VOCABULARY), "logits")
+        return ModelSignature(inputs=Schema([tokens]), outputs=Schema([logits]))
     inputs = [
         ColSpec("double" if feature.kind == "numeric" else "string", name, required=not feature.nullable)
         for name, feature in spec.data.features.items()

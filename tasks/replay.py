@@ -17,7 +17,7 @@ from millrace.errors import ConfigError, ConflictError, DataError, ServiceError
 from millrace.faults import fault_point
 from millrace.inference_log import inference_folder, read_answers
 from millrace.pipeline import Pipeline
-from millrace.spec import DataSpec
+from millrace.spec import TableSpec
 from millrace.window import Window
 from ray_jobs.stage.shards import read_source
 from tasks.run import Run, step
@@ -62,7 +62,7 @@ def replay_window(run: Run, window: Window, rows_per_request: int, progress: Pro
         raise ConfigError("rows_per_request must be at least 1", got=rows_per_request, next="ask with 64")
     if (recorded := run.recorded(REPLAYED)) is not None:
         return dict(recorded)
-    data = run.pipeline.spec.data
+    data = run.pipeline.spec.table
     late = timedelta(days=data.label.delay_days)
     rows = check(read_source(run.pipeline, window, window.end), data, window).good
     known = known_at(rows, data)
@@ -90,7 +90,7 @@ def replay_window(run: Run, window: Window, rows_per_request: int, progress: Pro
 
 
 def _requests(
-    pipeline: str, rows: pd.DataFrame, known: pd.Series, data: DataSpec, size: int
+    pipeline: str, rows: pd.DataFrame, known: pd.Series, data: TableSpec, size: int
 ) -> Iterator[tuple[str, bytes, list[dict[str, Any]]]]:
     """Request id, body and the outcomes it will have, in event-time order."""
     columns = [data.row_id, data.event_time, *data.features]
@@ -116,7 +116,7 @@ def _asked_before(run: Run, window: Window, late: timedelta) -> list[dict[str, A
     """Outcomes that became known inside `window` of rows that were asked for before it."""
     if late <= timedelta(0):
         return []
-    data = run.pipeline.spec.data
+    data = run.pipeline.spec.table
     before = Window(window.start - late, window.start)
     asked = read_answers(inference_folder(run.settings, run.pipeline.name), data, before)
     if asked.empty:
@@ -180,7 +180,7 @@ def _post(client: httpx.Client, url: str, body: bytes, headers: dict[str, str]) 
 
 def example_request(pipeline: Pipeline, window: Window) -> bytes:
     """The body of a request for the first good row of `window`."""
-    data = pipeline.spec.data
+    data = pipeline.spec.table
     for day in window.split("day"):
         rows = check(read_source(pipeline, day, day.end), data, day).good.head(1)
         if len(rows):

@@ -63,7 +63,7 @@ def promote_version(run: Run, version: Version, evaluation: Evaluation) -> Deplo
         ApprovalError: the spec asks for an approval, and this package has none that counts now.
     """
     approval = use_approval(run, version, evaluation)
-    return let_serve(run, version, _why(run, version, evaluation, approval), once=f"{run.id}:{version.version}")
+    return let_serve(run, version, why_promoted(run, version, evaluation, approval), once=f"{run.id}:{version.version}")
 
 
 @step
@@ -84,13 +84,13 @@ def begin_rollout(run: Run, version: Version, evaluation: Evaluation) -> str | N
     if spec is None or now is None or now.subject == version.version:
         return None
     # A canary answers callers too: it is approved before it does, and for all that follows.
-    promotion = _why(run, version, evaluation, use_approval(run, version, evaluation))
+    promotion = why_promoted(run, version, evaluation, use_approval(run, version, evaluation))
     begun = rollouts.begin(run.ledger, version.version, now, spec, promotion, run.proof)
     return begun.outcome or ROLLING_OUT
 
 
-def _why(run: Run, version: Version, evaluation: Evaluation, approval: str | None) -> dict[str, Any]:
-    """What the ledger keeps of why `version` serves."""
+def why_promoted(run: Run, version: Version, evaluation: Evaluation, approval: str | None) -> dict[str, Any]:
+    """What the ledger keeps of why `version` was promoted."""
     metric = run.pipeline.spec.evaluation.metric
     return {
         "package": version.package_digest,
@@ -198,10 +198,11 @@ def roll_back(
     Raises:
         ConflictError: nothing serves, nothing served before, or something else serves than `only_while` names.
         UnknownNameError: `to_version` is not registered.
-        ConfigError: `requested_by` cannot be recorded.
+        ConfigError: `requested_by` cannot be recorded, or the pipeline's models are not served.
         ApprovalError: promotions are approved, and `to_version` never was.
         ArtifactError, DigestError, PackageError: it cannot be served; what serves goes on.
     """
+    run.pipeline.spec.require_served()
     name = run.pipeline.name
     # What serves may be damaged: it is a reason to roll back, so neither its package nor its registration is read.
     now = run.ledger.serving(name)

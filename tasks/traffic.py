@@ -39,11 +39,13 @@ def change_traffic(
 
     Raises:
         ConflictError: nothing serves, or something else serves than `only_while` names.
-        ConfigError: the change makes no sense: shares that are no division, a version that mirrors itself.
+        ConfigError: the change makes no sense: shares that are no division, a version that mirrors itself. Or the
+            pipeline's models are not served.
         UnknownNameError: a version is not registered.
         ApprovalError: promotions are approved, and a version never was that is to answer somebody.
         ArtifactError, DigestError, PackageError: a version cannot be served; what answers goes on.
     """
+    run.pipeline.spec.require_served()
     name = run.pipeline.name
     now = run.ledger.serving(name)
     if now is None:

@@ -17,7 +17,7 @@ from ray_jobs.stage.shards import source_extent, stage
 from ray_jobs.train.request import Split, TrainRequest, TrainResult, make_request
 from ray_jobs.train.run import find_result, train
 from tasks import artifacts
-from tasks.champion import serving
+from tasks.champion import version_to_beat
 from tasks.registry import CHALLENGER, Registry, Version
 from tasks.round_metrics import round_metrics
 from tasks.run import Run, step
@@ -132,7 +132,7 @@ def evaluate_model(run: Run, request: TrainRequest, result: TrainResult) -> Eval
 
     What has been judged is not judged again: not by a run that goes on, and not by another with the same inputs.
     """
-    champion = serving(run)
+    champion = version_to_beat(run)
     if champion is not None and champion.package_digest == result.package_digest:
         # Promoted by this very run before it was killed: it was judged against the version before.
         key = str(run.ledger.entries(run.pipeline.name, EVALUATED, subject=run.id)[-1].detail["evaluation"])

@@ -32,11 +32,11 @@ def measure(count: int = 3000, seed: int = 0) -> Floats:
     torch.set_num_threads(1)
     pipeline = load_pipeline("flight_delays", _PIPELINES)
     spec = pipeline.spec
-    module = pipeline.build_model(TableInputs.shaped(spec.data), {}).eval()
+    module = pipeline.build_model(TableInputs.shaped(spec.table), {}).eval()
     version = LoadedVersion.of(Target("1", "", ""), Predictor(spec, module, LabelScale()))
     row = {
         name: (feature.min or 0.0) if feature.kind == "numeric" else feature.values[0]
-        for name, feature in spec.data.features.items()
+        for name, feature in spec.table.features.items()
     }
     bodies = {number: json.dumps({"rows": [row] * number}).encode() for number in _ROWS}
     sizes = np.random.default_rng(seed).choice(_ROWS, size=count + _WARM, p=_SHARES)

@@ -211,7 +211,7 @@ def _two_versions(settings: Settings, name: str) -> tuple[str, str]:
 def bodies(pipeline: Pipeline) -> list[bytes]:
     """Requests of a few rows each, from the end of the pipeline's past."""
     start, end = pipeline.source.extent()
-    spec = pipeline.spec.data
+    spec = pipeline.spec.table
     rows = pipeline.source.rows(start, end, end).tail(_BODIES * _ROWS)[list(spec.features)]
     given = json.loads(rows.to_json(orient="records"))
     return [json.dumps({"rows": given[at : at + _ROWS]}).encode() for at in range(0, len(given), _ROWS)]

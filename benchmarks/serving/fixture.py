@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from millrace.spec import CategoricalFeature, DataSpec, NumericFeature
+from millrace.spec import CategoricalFeature, TableSpec, NumericFeature
 
 if TYPE_CHECKING:
     from benchmarks.serving.peers.servers.served_model import ServedModel
@@ -60,7 +60,7 @@ def make_fixture(folder: Path, versions: int = 1) -> Fixture:
     from pipelines.flight_delays.model import build
 
     document = reference_spec()
-    shape = shape_of(DataSpec.model_validate(document["data"]), document["model"]["options"])
+    shape = shape_of(TableSpec.model_validate(document["data"]), document["model"]["options"])
     (folder / SHAPE).write_text(json.dumps(shape))
     for version in range(1, versions + 1):
         torch.manual_seed(_SEED + version)
@@ -76,7 +76,7 @@ def reference_spec() -> dict[str, Any]:
     return document
 
 
-def shape_of(data: DataSpec, options: Mapping[str, Any]) -> dict[str, Any]:
+def shape_of(data: TableSpec, options: Mapping[str, Any]) -> dict[str, Any]:
     """The contract and the model's options, as a peer reads them."""
     features = data.features.items()
     return {

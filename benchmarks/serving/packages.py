@@ -19,7 +19,7 @@ from ray_jobs.serve.versions import Target
 def publish(pipeline: Pipeline, store: ObjectStore, folder: Path, version: int) -> Target:
     """Put the package of `version`, whose weights lie in the fixture's `folder`, into the store."""
     spec = pipeline.spec
-    shape = shape_of(spec.data, spec.model.options)
+    shape = shape_of(spec.table, spec.model.options)
     module = pipeline.build_model(inputs_of(shape), spec.model.options).eval()
     module.load_state_dict(safetensors.torch.load_file(folder / weights_name(version)))
     rng = random.Random(version)
@@ -28,7 +28,7 @@ def publish(pipeline: Pipeline, store: ObjectStore, folder: Path, version: int) 
         store,
         f"packages/{spec.name}",
         predictor=Predictor(spec, module, LabelScale()),
-        reference=rows.assign(**{spec.data.label.column: [number % 2 for number in range(len(rows))]}),
+        reference=rows.assign(**{spec.table.label.column: [number % 2 for number in range(len(rows))]}),
         card="",
         lineage={},
         metrics={},

@@ -37,8 +37,8 @@ class AnswerEncoder:
 
     def __init__(self, spec: PipelineSpec) -> None:
         self._name = spec.name
-        self._outputs = {output.name: output for output in outputs_of(spec.data.label)}
-        self._classes = {name: name.encode() for name in spec.data.label.classes}
+        self._outputs = {output.name: output for output in outputs_of(spec.table.label)}
+        self._classes = {name: name.encode() for name in spec.table.label.classes}
 
     def encode(
         self,

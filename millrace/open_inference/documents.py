@@ -25,10 +25,10 @@ def model_metadata(spec: PipelineSpec, version: str) -> dict[str, Any]:
 
     Optional inputs are listed too, after the features; a datatype is the one to prefer of those that are taken.
     """
-    inputs = [{"name": t.name, "datatype": t.datatypes[0], "shape": [-1]} for t in inputs_of(spec.data)]
+    inputs = [{"name": t.name, "datatype": t.datatypes[0], "shape": [-1]} for t in inputs_of(spec.table)]
     outputs = [
         {"name": t.name, "datatype": t.datatype, "shape": [-1] if t.width is None else [-1, t.width]}
-        for t in outputs_of(spec.data.label)
+        for t in outputs_of(spec.table.label)
     ]
     return {"name": spec.name, "versions": [version], "platform": PLATFORM, "inputs": inputs, "outputs": outputs}
 

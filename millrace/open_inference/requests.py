@@ -76,9 +76,9 @@ class InferContract:
     def __init__(self, spec: PipelineSpec) -> None:
         self._contract = RequestContract(spec)
         self._name = spec.name
-        self._data = spec.data
-        self._inputs = {tensor.name: tensor for tensor in inputs_of(spec.data)}
-        self._outputs = tuple(output.name for output in outputs_of(spec.data.label))
+        self._data = spec.table
+        self._inputs = {tensor.name: tensor for tensor in inputs_of(spec.table)}
+        self._outputs = tuple(output.name for output in outputs_of(spec.table.label))
 
     def decode(self, body: bytes, header_length: bytes | None = None) -> InferRequest:
         """The rows of an inference request, encoded for the model, and how it wants them answered.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from millrace.open_inference.tensors import BYTES, INT64, NUMBERS
-from millrace.spec import CategoricalFeature, DataSpec, Label, NumericFeature
+from millrace.spec import CategoricalFeature, Label, NumericFeature, TableSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Output:
     width: int | None = None
 
 
-def inputs_of(data: DataSpec) -> tuple[Input, ...]:
+def inputs_of(data: TableSpec) -> tuple[Input, ...]:
     """The features in the spec's order, the event's time, the row's name."""
     features = [
         Input(name, "number", tuple(NUMBERS), not feature.nullable, False)

@@ -1,4 +1,4 @@
-"""The `data` section: where rows come from and what they must look like."""
+"""The `data` section: where rows come from and what those of a table must look like."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Label(Section):
 
 
 class DataSpec(Section):
-    """Source, feature contract and label."""
+    """Where rows come from; what they hold, each kind of data says for itself."""
 
     source: str = Field(
         pattern=r"^[A-Za-z_]\w*:[A-Za-z_]\w*$",
@@ -119,12 +119,23 @@ class DataSpec(Section):
     )
     event_time: str = Field(description="Column with the time of the event, that is when the prediction is asked.")
     row_id: str = Field(description="Column that names a row, unique in the source.")
-    features: dict[str, Feature] = Field(min_length=1, description="The feature contract: column -> what it may hold.")
-    label: Label = Field(description="What is predicted.")
     partition: Period = Field(default="month", description="Calendar period of one staged shard.")
     max_quarantined_share: float = Field(
         default=0.01, ge=0, le=1, description="Share of rows that may be bad before staging fails."
     )
+
+    @property
+    def settled_after_days(self) -> float:
+        """Days after which nothing new becomes known of a row."""
+        return 0.0
+
+
+class TableSpec(DataSpec):
+    """A table: source, feature contract and label."""
+
+    kind: Literal["table"] = Field(default="table", description="Rows of features with a label.")
+    features: dict[str, Feature] = Field(min_length=1, description="The feature contract: column -> what it may hold.")
+    label: Label = Field(description="What is predicted.")
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
@@ -167,3 +178,7 @@ class DataSpec(Section):
     def categorical(self) -> tuple[str, ...]:
         """Names of the categorical features, in the spec's order."""
         return tuple(name for name, feature in self.features.items() if feature.kind == "categorical")
+
+    @property
+    def settled_after_days(self) -> float:
+        return self.label.delay_days

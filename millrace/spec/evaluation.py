@@ -8,14 +8,18 @@ from pydantic import Field
 
 from millrace.spec.base import MAX_DAYS, Section
 
-Metric = Literal["roc_auc", "log_loss", "accuracy", "rmse", "mae"]
+Metric = Literal["roc_auc", "log_loss", "accuracy", "rmse", "mae", "bits_per_byte"]
 
-#: Metrics that fit each kind of label; the first is the default.
+#: Metrics that fit each kind of label, and texts; the first is the default.
 METRICS: dict[str, tuple[Metric, ...]] = {
     "binary": ("roc_auc", "log_loss", "accuracy"),
     "multiclass": ("log_loss", "accuracy"),
     "regression": ("rmse", "mae"),
+    "text": ("bits_per_byte",),
 }
+
+#: The only metric of texts: bits in which a model writes documents down, over their bytes.
+TEXT_METRIC: Metric = "bits_per_byte"
 
 #: Metrics of which more is better; of the others, less is.
 HIGHER_IS_BETTER: frozenset[Metric] = frozenset({"roc_auc", "accuracy"})
@@ -28,7 +32,7 @@ class EvaluationSpec(Section):
     window_days: float = Field(
         default=14.0, gt=0, le=MAX_DAYS, description="Newest days kept from training to judge on."
     )
-    min_rows: int = Field(default=500, ge=1, description="Labelled rows below which nothing is promoted.")
+    min_rows: int = Field(default=500, ge=1, description="Labelled rows (of texts: documents) needed to promote.")
     min_improvement: float = Field(
         default=0.0, ge=0, description="How much better than the champion, in the metric's own unit."
     )

@@ -65,6 +65,17 @@ def pipeline_dir(name: str, pipelines_dir: Path) -> Path:
     return pipelines_dir / name
 
 
+def require_served(name: str, pipelines_dir: Path) -> None:
+    """Refuse a pipeline whose models answer no requests.
+
+    Raises:
+        UnknownNameError: there is no such pipeline.
+        SpecError: its pipeline.yaml is broken.
+        ConfigError: its models answer none.
+    """
+    load_spec(pipeline_dir(name, pipelines_dir)).require_served()
+
+
 def load_spec(folder: Path) -> PipelineSpec:
     """The spec in `folder`/pipeline.yaml.
 

@@ -24,7 +24,13 @@ class ModelSpec(Section):
         description="module:function in the pipeline's folder that says how the module can be cut over workers: "
         "(inputs, options) -> millrace.parallel.ParallelPlan; none: in copies, or sharded as a whole.",
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="Passed to both functions as they are.")
+    export: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_]\w*:[A-Za-z_]\w*$",
+        description="module:function in the pipeline's folder that says what the model is called elsewhere, for "
+        "`millrace export`: (inputs, options, weights) -> millrace.export.Exported; none: it cannot be exported.",
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Passed to these functions as they are.")
 
 
 class TrainingSpec(Section):

@@ -99,14 +99,14 @@ def require_same_requests(primary: LoadedVersion, other: LoadedVersion) -> None:
 def _promises(version: LoadedVersion) -> dict[str, Any]:
     """What callers are promised, by the field of the spec that says so; what only describes is no promise."""
     spec = version.predictor.spec
-    label = spec.data.label
+    label = spec.table.label
     features = {
         f"data.features.{name}": feature.model_dump(exclude={"description"})
-        for name, feature in spec.data.features.items()
+        for name, feature in spec.table.features.items()
     }
     return {
-        "data.event_time": spec.data.event_time,
-        "data.row_id": spec.data.row_id,
+        "data.event_time": spec.table.event_time,
+        "data.row_id": spec.table.row_id,
         **features,
         "data.label.kind": label.kind,
         "data.label.classes": label.classes,

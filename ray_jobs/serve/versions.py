@@ -15,7 +15,7 @@ from millrace.open_inference import AnswerEncoder, InferContract
 from millrace.package import Predictor, headline, load_predictor
 from millrace.pipeline import Pipeline
 from millrace.requests import RequestContract
-from millrace.spec import DataSpec
+from millrace.spec import TableSpec
 from millrace.storage import ObjectStore
 from ray_jobs.serve.batching import Batcher
 from ray_jobs.serve.cache import AnswerCache
@@ -75,8 +75,8 @@ class LoadedVersion:
         return cls(target, predictor, RequestContract(spec), InferContract(spec), AnswerEncoder(spec), batcher)
 
     @property
-    def data(self) -> DataSpec:
-        return self.predictor.spec.data
+    def data(self) -> TableSpec:
+        return self.predictor.spec.table
 
     def warm(self) -> None:
         """Answer batches of several sizes, to be fast from the first request on, and to know what they cost.

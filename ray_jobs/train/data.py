@@ -8,13 +8,13 @@ import pandas as pd
 
 from millrace.dataset import StagedSet, labelled_rows
 from millrace.errors import DataError
-from millrace.spec import DataSpec
+from millrace.spec import TableSpec
 from millrace.storage import ObjectStore
 from millrace.window import Window
 
 
 def labelled(
-    store: ObjectStore, staged: StagedSet, data: DataSpec, window: Window, features: Sequence[str] | None = None
+    store: ObjectStore, staged: StagedSet, data: TableSpec, window: Window, features: Sequence[str] | None = None
 ) -> Iterator[pd.DataFrame]:
     """The rows of `window` whose outcome had arrived when the set was staged, a staged shard at a time.
 
@@ -42,7 +42,7 @@ def labelled(
 
 
 def read_labelled(
-    store: ObjectStore, staged: StagedSet, data: DataSpec, window: Window, features: Sequence[str] | None = None
+    store: ObjectStore, staged: StagedSet, data: TableSpec, window: Window, features: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """As `labelled`, in one table.
 

@@ -17,7 +17,7 @@ from millrace.encoding import Moments, TableInputs, categorical_array, labels, n
 from millrace.package import LabelScale
 from millrace.pipeline import Pipeline
 from millrace.shards import Column, SampleSet, ShardWriter, open_set, publish
-from millrace.spec import DataSpec, Label
+from millrace.spec import Label, TableSpec
 from millrace.storage import ObjectStore, digest_json
 from millrace.window import Window
 from ray_jobs.cluster import object_store, pipeline_on_worker, scratch_dir
@@ -41,7 +41,7 @@ def prepare(request: TrainRequest) -> None:
         DataError: a window has no labelled rows.
     """
     pipeline, store = pipeline_on_worker(request.settings, request.pipeline_name), object_store(request.settings)
-    data, split = pipeline.spec.data, request.split
+    data, split = pipeline.spec.table, request.split
     if _known(store, request):
         return
     fitted = _fit(store, request.staged, data, split.training)
@@ -56,7 +56,7 @@ def open_table(request: TrainRequest, pipeline: Pipeline, store: ObjectStore) ->
         ArtifactError: it did not, or it is gone.
     """
     fitted = dict(store.get(_key(request, "training")).lineage[_LINEAGE])
-    data = pipeline.spec.data
+    data = pipeline.spec.table
     scale = LabelScale(**fitted["scale"])
     inputs = TableInputs.shaped(data, tuple(fitted["means"]), tuple(fitted["stds"]))
     return table_problem(
@@ -67,13 +67,13 @@ def open_table(request: TrainRequest, pipeline: Pipeline, store: ObjectStore) ->
     ), scale
 
 
-def table_problem(data: DataSpec, inputs: TableInputs, training: SampleSet, validation: SampleSet) -> Problem:
+def table_problem(data: TableSpec, inputs: TableInputs, training: SampleSet, validation: SampleSet) -> Problem:
     """The problem of samples with the columns that `write_table` writes."""
     label = data.label
     return Problem(inputs, training, validation, _divide, lambda outputs, targets: loss_of(outputs, targets, label))
 
 
-def write_table(writer: ShardWriter, rows: pd.DataFrame, data: DataSpec, scale: LabelScale) -> None:
+def write_table(writer: ShardWriter, rows: pd.DataFrame, data: TableSpec, scale: LabelScale) -> None:
     """Append labelled rows, encoded."""
     block: dict[str, Any] = {TARGET: ((labels(rows, data) - scale.mean) / scale.std).astype(np.float32)}
     if data.numeric:
@@ -83,7 +83,7 @@ def write_table(writer: ShardWriter, rows: pd.DataFrame, data: DataSpec, scale: 
     writer.write(block)
 
 
-def table_columns(data: DataSpec) -> list[Column]:
+def table_columns(data: TableSpec) -> list[Column]:
     """What a sample of a table consists of."""
     columns = [Column(TARGET, "<f4")]
     if data.numeric:
@@ -112,7 +112,7 @@ def _divide(batch: Mapping[str, torch.Tensor]) -> tuple[Inputs, torch.Tensor]:
     }, targets
 
 
-def _fit(store: ObjectStore, staged: StagedSet, data: DataSpec, window: Window) -> dict[str, Any]:
+def _fit(store: ObjectStore, staged: StagedSet, data: TableSpec, window: Window) -> dict[str, Any]:
     """Statistics of features and label over the training rows; a missing value does not count."""
     features, target = Moments.of(np.zeros((0, len(data.numeric)))), Moments.of(np.zeros((0, 1)))
     for rows in labelled(store, staged, data, window):
@@ -129,7 +129,7 @@ def _fit(store: ObjectStore, staged: StagedSet, data: DataSpec, window: Window) 
 def _encode(
     request: TrainRequest,
     store: ObjectStore,
-    data: DataSpec,
+    data: TableSpec,
     window: Window,
     key: str,
     fitted: Mapping[str, Any],

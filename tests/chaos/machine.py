@@ -263,7 +263,9 @@ def _doubled(world: World) -> Iterator[_Clock]:
         yield _Clock()
 
 
-def _run_all(settings: Settings, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+def _run_all(
+    settings: Settings, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], **_resources: float
+) -> list[Any]:
     """Ray's tasks, one after another in this process."""
     from millrace.faults import fault_point
 

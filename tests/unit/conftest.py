@@ -12,13 +12,17 @@ import pandas as pd
 import pytest
 import yaml
 
+from millrace.dataset import StagedSet
 from millrace.encoding import TableInputs
+from millrace.language_model import LanguageModel
 from millrace.package import LabelScale, Predictor
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.settings import Settings
 from millrace.signing import Keys
 from millrace.spec import PipelineSpec
 from millrace.spec.load import parse_spec
+from millrace.text_package import text_inputs
+from tests.prose import write_prose
 
 COLOURS = ["red", "green", "blue"]
 
@@ -212,3 +216,37 @@ def make_predictor() -> Callable[..., Predictor]:
         return Predictor(pipeline.spec, module, scale or LabelScale())
 
     return make
+
+
+@pytest.fixture
+def prose(tmp_path: Path) -> Pipeline:
+    """A pipeline that learns from texts, in the folder of `local_settings`."""
+    return write_prose(tmp_path / "pipelines")
+
+
+@pytest.fixture(scope="session")
+def make_language_model() -> Callable[..., LanguageModel]:
+    """An unfitted model of a pipeline that learns from texts."""
+
+    def make(pipeline: Pipeline, seed: int = 0) -> LanguageModel:
+        import torch
+
+        torch.manual_seed(seed)
+        return LanguageModel(
+            pipeline.spec, pipeline.build_model(text_inputs(pipeline.spec), pipeline.spec.model.options).eval()
+        )
+
+    return make
+
+
+@pytest.fixture
+def staged_prose(prose: Pipeline, local_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> StagedSet:
+    """The documents of `prose`, staged in this process."""
+    from ray_jobs.stage import shards
+
+    def run_all(_: Settings, function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list[Any]:
+        return [function(*given) for given in arguments]
+
+    monkeypatch.setattr(shards, "run_all", run_all)
+    extent = shards.source_extent(prose)
+    return shards.stage(local_settings, prose, extent, extent.end)[0]

@@ -23,7 +23,8 @@ from millrace.dataset import SHARD, StagedSet
 from millrace.encoding import TableInputs
 from millrace.gate import Evaluation, load_evaluation, publish_evaluation
 from millrace.loader import Loader, StoreSource
-from millrace.package import LabelScale, Predictor, card_text, load_predictor, publish_package, reference_sample
+from millrace.package import LabelScale, Predictor, load_predictor, publish_package, reference_sample
+from millrace.package_files import card_text
 from millrace.pipeline import Pipeline, load_pipeline
 from millrace.shards import SampleSet, ShardWriter, open_set, publish
 from millrace.signing import Keys
@@ -102,8 +103,8 @@ class World:
         for seed, key in enumerate((OLD, NEW)):
             torch.manual_seed(seed)
             world._publish(key)
-        with ShardWriter(root / "written", table_columns(world.pipeline.spec.data), samples_per_shard=8) as writer:
-            write_table(writer, rows(), world.pipeline.spec.data, LabelScale())
+        with ShardWriter(root / "written", table_columns(world.pipeline.spec.table), samples_per_shard=8) as writer:
+            write_table(writer, rows(), world.pipeline.spec.table, LabelScale())
         publish(world.store, SAMPLES, writer.files)
         saver = world.saver(world.trained())
         saver.resume()
@@ -168,11 +169,11 @@ class World:
     @property
     def problem(self) -> Problem:
         samples = _samples(self.home)
-        return table_problem(self.pipeline.spec.data, self.inputs, samples, samples)
+        return table_problem(self.pipeline.spec.table, self.inputs, samples, samples)
 
     @property
     def inputs(self) -> TableInputs:
-        return TableInputs.shaped(self.pipeline.spec.data)
+        return TableInputs.shaped(self.pipeline.spec.table)
 
     def forge(
         self,
@@ -211,7 +212,7 @@ class World:
 
     def _publish(self, key: str) -> None:
         spec = self.pipeline.spec
-        module = self.pipeline.build_model(TableInputs.shaped(spec.data), {}).eval()
+        module = self.pipeline.build_model(TableInputs.shaped(spec.table), {}).eval()
         publish_package(
             self.store,
             key,
@@ -269,7 +270,7 @@ def _resume(world: World) -> object:
 
 def _read_shard(world: World) -> object:
     staged = StagedSet("tiny", "set", "d", WINDOW, WINDOW.end, (SHARD_KEY,), 20, 0, 0, {})
-    return staged.read(world.store, world.pipeline.spec.data, WINDOW, ["late"])
+    return staged.read(world.store, world.pipeline.spec.table, WINDOW, ["late"])
 
 
 OPENERS: Mapping[str, Callable[[World], object]] = {

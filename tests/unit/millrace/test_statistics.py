@@ -197,6 +197,10 @@ def test_a_clearly_better_model_is_better_whatever_the_metrics_direction(kind: s
         labels = rng.integers(0, 3, 600).astype(float)
         bad = rng.dirichlet([2, 2, 2], 600)
         good = 0.5 * bad + 0.5 * np.eye(3)[labels.astype(int)]
+    elif kind == "text":
+        labels = rng.integers(1, 500, 600).astype(float)
+        bad = labels * rng.uniform(2, 4, 600)
+        good = 0.9 * bad
     else:
         labels = (rng.random(600) < 0.5).astype(float)
         bad = np.clip(rng.random(600), 0.01, 0.99)

@@ -20,7 +20,7 @@ from millrace.pipeline import Pipeline
 from millrace.rollouts import BEGUN
 from millrace.settings import Settings
 from tasks import approval, artifacts, champion, rollout
-from tasks.outcome import serving_version
+from tasks.outcome import known_champion
 from tasks.rollout import REFUSED, ROLLING_OUT, approved_version, settle
 from tasks.run import Run, open_run
 from tasks.run_kinds import PROMOTED
@@ -146,10 +146,10 @@ def test_a_training_that_was_killed_says_the_same_after_the_promotion(make_world
     world.serve("4")
     with open_run("training", "tiny", run_id="local-1") as opened:
         result: Any = SimpleNamespace(package_digest="digest-4")
-        assert serving_version(opened, result) is None
+        assert known_champion(opened, result) is None
         assert settle(opened, world.version("tiny", "4"), PASSED) == ROLLING_OUT
         other = replace(opened, id="local-2")
-        found = serving_version(other, result)
+        found = known_champion(other, result)
         assert found is not None
         assert found.version == "4"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from benchmarks.serving.dialects import RECORDS, ROWS, TENSORS, VARIED, Dialect
 from benchmarks.serving.fixture import draw_row, make_fixture, reference_spec, shape_of
 from millrace.requests import RequestContract
-from millrace.spec import DataSpec, PipelineSpec
+from millrace.spec import PipelineSpec, TableSpec
 
 DIALECTS = pytest.mark.parametrize("dialect", [ROWS, RECORDS, TENSORS], ids=["rows", "records", "tensors"])
 
@@ -22,7 +22,7 @@ DIALECTS = pytest.mark.parametrize("dialect", [ROWS, RECORDS, TENSORS], ids=["ro
 @cache
 def shape() -> dict[str, Any]:
     document = reference_spec()
-    return shape_of(DataSpec.model_validate(document["data"]), document["model"]["options"])
+    return shape_of(TableSpec.model_validate(document["data"]), document["model"]["options"])
 
 
 @DIALECTS
