@@ -68,7 +68,7 @@ class TableInputs:
         return cls.of_moments(data, Moments.of(numeric_array(rows, data).astype(np.float64)))
 
     @classmethod
-    def of_moments(cls, data: DataSpec, moments: Moments) -> Self:
+    def of_moments(cls, data: TableSpec, moments: Moments) -> Self:
         """With the statistics of the numeric features."""
         stds = np.where(moments.std > _SMALLEST_STD, moments.std, 1.0)
         return cls.shaped(data, tuple(moments.mean.tolist()), tuple(stds.tolist()))

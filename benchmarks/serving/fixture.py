@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from millrace.spec import CategoricalFeature, TableSpec, NumericFeature
+from millrace.spec import CategoricalFeature, NumericFeature, TableSpec
 
 if TYPE_CHECKING:
     from benchmarks.serving.peers.servers.served_model import ServedModel

@@ -74,6 +74,17 @@ class TrainRequest:
         return f"checkpoints/{self.pipeline_name}/{self.key}"
 
     @property
+    def package_lineage(self) -> dict[str, Any]:
+        """What a package says of where it comes from."""
+        return {
+            **self.lineage,
+            "data": self.staged.digest,
+            "staged": self.staged.key,
+            "run": self.key,
+            "split": self.split.as_dict(),
+        }
+
+    @property
     def accounts_prefix(self) -> str:
         """Where it is kept what the time of each attempt went to."""
         return f"goodput/{self.pipeline_name}/{self.key}"

@@ -18,9 +18,9 @@ from ray_jobs.cluster import connect, object_store, run_all
 from ray_jobs.train.accounts import Accounts
 from ray_jobs.train.budget import Budget, Loss, loss_of_workers
 from ray_jobs.train.monitor import Desk, Report, watching
+from ray_jobs.train.problems import prepare, shaped_inputs
 from ray_jobs.train.request import TrainRequest, TrainResult
 from ray_jobs.train.room import require_room, telling_of_waits
-from ray_jobs.train.table_problem import prepare
 
 
 def find_result(request: TrainRequest) -> TrainResult | None:
@@ -128,13 +128,12 @@ def require_layout(pipeline: Pipeline) -> None:
     """
     import torch
 
-    from millrace.encoding import TableInputs
     from ray_jobs.train.layout.checks import layout_of
 
     spec = pipeline.spec.training
     if spec.layout == "auto":
         return
-    inputs = TableInputs.shaped(pipeline.spec.data)
+    inputs = shaped_inputs(pipeline.spec)
     with torch.device("meta"):
         module = pipeline.build_model(inputs, pipeline.spec.model.options)
     layout_of(spec, module, pipeline.parallel_plan(inputs), spec.num_workers)

@@ -32,7 +32,7 @@ _SMALLEST_STD = 1e-6
 _LINEAGE = "fitted"
 
 
-def prepare(request: TrainRequest) -> None:
+def prepare_table(request: TrainRequest) -> None:
     """Encode the rows of the request's training and validation windows; nothing where it was done before.
 
     Rows are read a staged shard at a time, twice: for their statistics, and to encode them.
@@ -50,7 +50,7 @@ def prepare(request: TrainRequest) -> None:
 
 
 def open_table(request: TrainRequest, pipeline: Pipeline, store: ObjectStore) -> tuple[Problem, LabelScale]:
-    """What `prepare` made.
+    """What `prepare_table` made.
 
     Raises:
         ArtifactError: it did not, or it is gone.

@@ -76,13 +76,7 @@ def publish_text(
         "best_step": float(position.best_step),
         "steps": float(position.step),
     }
-    lineage = {
-        **request.lineage,
-        "data": request.staged.digest,
-        "staged": request.staged.key,
-        "run": request.key,
-        "split": request.split.as_dict(),
-    }
+    lineage = request.package_lineage
     windows = {name: f"{part['start'][:10]} to {part['end'][:10]}" for name, part in request.split.as_dict().items()}
     card = text_card(
         spec,

@@ -1,33 +1,25 @@
-"""The function that Ray Train starts on each worker, and the package that rank 0 makes of the result."""
+"""The function that Ray Train starts on each worker."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 
-from millrace import redaction, statistics
-from millrace.card import model_card
-from millrace.encoding import labels
+from millrace import redaction
 from millrace.loader import Cache
-from millrace.package import LabelScale, Predictor, publish_package
-from millrace.pipeline import Pipeline
 from ray_jobs.cluster import object_store, pipeline_on_worker, scratch_dir
 from ray_jobs.train.beats import Pulse
 from ray_jobs.train.checkpoints.interval import FailureRate
-from ray_jobs.train.data import labelled, read_labelled
-from ray_jobs.train.loop import Fitted, Place, fit, predictor_module
+from ray_jobs.train.loop import Place, fit
 from ray_jobs.train.notice import Notice, noticed
-from ray_jobs.train.problem import Problem
+from ray_jobs.train.problems import open_problem, publish
 from ray_jobs.train.rank import Rank
 from ray_jobs.train.request import TrainRequest
 from ray_jobs.train.stopwatch import Stopwatch
-from ray_jobs.train.table_problem import open_table
 
 _LAST_WORD_SECONDS = 5.0
 
@@ -52,7 +44,7 @@ def train_worker(config: dict[str, Any]) -> None:
         pipeline, store = pipeline_on_worker(request.settings, request.pipeline_name), object_store(request.settings)
         spec = pipeline.spec.training
         torch.set_num_threads(max(1, int(spec.cpus_per_worker)))
-        problem, scale = open_table(request, pipeline, store)
+        opened = open_problem(request, pipeline, store)
         place = Place(
             store,
             request.checkpoint_prefix,
@@ -65,9 +57,9 @@ def train_worker(config: dict[str, Any]) -> None:
             watch=watch,
         )
         rank = Rank.of(get_device())
-        fitted = fit(pipeline, problem, rank, place)
+        fitted = fit(pipeline, opened.problem, rank, place)
         if rank.is_first:
-            _publish(request, pipeline, problem, scale, fitted)
+            publish(request, pipeline, opened, fitted)
 
 
 def _is_preempted() -> bool:
@@ -92,57 +84,3 @@ def telling(desk: Any, watch: Stopwatch, attempt: int, context: Any) -> Iterator
         yield
     finally:
         ray.wait([desk.put.remote(pulse.close())], timeout=_LAST_WORD_SECONDS)
-
-
-def _publish(request: TrainRequest, pipeline: Pipeline, problem: Problem, scale: LabelScale, fitted: Fitted) -> None:
-    spec, store, split = pipeline.spec, object_store(request.settings), request.split
-    predictor = Predictor(spec, predictor_module(pipeline, problem.inputs, fitted.weights), scale)
-    validation = read_labelled(store, request.staged, spec.data, split.validation)
-    measured = statistics.all_metrics(
-        spec.data.label, labels(validation, spec.data), predictor.predict_rows(validation)
-    )
-    position = fitted.position
-    metrics = {f"validation_{name}": value for name, value in measured.items()}
-    metrics |= {"best_step": float(position.best_step), "steps": float(position.step)}
-    windows = {name: f"{part['start'][:10]} to {part['end'][:10]}" for name, part in split.as_dict().items()}
-    lineage = _lineage(request)
-    num_rows = problem.training.num_samples
-    chosen = np.random.default_rng(spec.training.seed).permutation(num_rows)[: spec.monitoring.drift.sample_rows]
-    card = model_card(
-        spec,
-        num_rows=num_rows,
-        num_unlabelled=request.staged.num_unlabelled,
-        windows=windows,
-        metrics=metrics,
-        lineage=lineage,
-    )
-    request.prove()
-    publish_package(
-        store,
-        request.package_key,
-        predictor=predictor,
-        reference=_rows_at(np.sort(chosen), request, pipeline),
-        card=card,
-        lineage=lineage | {"history": position.history, "flow_run": request.token.holder},
-        metrics=metrics,
-    )
-
-
-def _rows_at(places: Sequence[int] | np.ndarray[Any, Any], request: TrainRequest, pipeline: Pipeline) -> pd.DataFrame:
-    """The training rows at `places`, in rising order, without holding more than a staged shard."""
-    store, start, found = object_store(request.settings), 0, []
-    for rows in labelled(store, request.staged, pipeline.spec.data, request.split.training):
-        first, last = np.searchsorted(places, [start, start + len(rows)])
-        found.append(rows.iloc[np.asarray(places[first:last]) - start])
-        start += len(rows)
-    return pd.concat(found, ignore_index=True)
-
-
-def _lineage(request: TrainRequest) -> dict[str, Any]:
-    return {
-        **request.lineage,
-        "data": request.staged.digest,
-        "staged": request.staged.key,
-        "run": request.key,
-        "split": request.split.as_dict(),
-    }

@@ -280,8 +280,8 @@ def _train(request: Any, pipeline: Any, report: Any) -> Any:
     import torch
 
     from millrace.faults import fault_point
+    from ray_jobs.train.problems import prepare
     from ray_jobs.train.run import find_result
-    from ray_jobs.train.table_problem import prepare
     from ray_jobs.train.worker import train_worker
 
     context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
