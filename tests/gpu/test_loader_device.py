@@ -51,7 +51,7 @@ def test_tokens_become_int64_on_the_device(tmp_path: Path) -> None:
 
 
 def test_copies_run_beside_the_steps() -> None:
-    """A copy and a step together take less than one after the other."""
+    """Most of a copy's time is gone behind the steps."""
     device = torch.device("cuda")
     layout = {"x": ((64 << 20,), np.dtype("f4"))}
     to_cuda = ToCuda(device, 2, widen=False)
@@ -72,6 +72,8 @@ def test_copies_run_beside_the_steps() -> None:
         return time.perf_counter() - began
 
     seconds(True, True)
-    apart = seconds(True, False) + seconds(False, True)
-    together = min(seconds(True, True) for _ in range(3))
-    assert together < 0.85 * apart
+    copies, steps, together = (
+        min(seconds(*which) for _ in range(3)) for which in ((True, False), (False, True), (True, True))
+    )
+    assert copies > 0.05 * steps, "there is something to be hidden"
+    assert together < steps + 0.5 * copies
