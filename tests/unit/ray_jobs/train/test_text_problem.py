@@ -104,7 +104,7 @@ def test_the_package_has_the_best_weights_and_how_good_they_are(
     weights: dict[str, Any] = prose.build_model(problem.inputs, prose.spec.model.options).state_dict()
     package = publish_text(request, prose, problem, weights, _position())
     assert package.key == request.package_key
-    assert package.summary["metrics"] == {"validation_bits_per_token": 1.0, "best_step": 20.0, "steps": 40.0}
+    assert package.summary["metrics"] == {"validation_loss": math.log(2), "best_step": 20.0, "steps": 40.0}
     assert package.lineage["history"] == _position().history
     assert package.lineage["flow_run"] == "run"
     loaded = load_language_model(package, prose)
@@ -137,5 +137,5 @@ def test_what_is_fitted_beats_frequencies_on_documents_it_has_not_seen(
     bits = {model: metrics["bits_per_byte"] for model, metrics in found.metrics.items()}
     assert bits["challenger"] < bits["baseline"] / 2
     assert found.verdict.passed, found.verdict.summary
-    told = package.summary["metrics"]["validation_bits_per_token"]
+    told = package.summary["metrics"]["validation_loss"] / math.log(2)
     assert bits["challenger"] == pytest.approx(told, rel=0.2), "sequences begin within documents, and at their begin"
