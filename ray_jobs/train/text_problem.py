@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -72,7 +71,7 @@ def publish_text(
     module = pipeline.build_model(problem.inputs, spec.model.options)
     model = LanguageModel(spec, fill(module, {name: tensor.cpu() for name, tensor in weights.items()}))
     metrics = {
-        "validation_bits_per_token": position.best_loss / math.log(2),
+        "validation_loss": position.best_loss,
         "best_step": float(position.best_step),
         "steps": float(position.step),
     }

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = (
     "up", "down", "status", "validate", "schema", "run", "check", "replay", "rollback", "traffic", "rollout",
     "shadow",
-    "versions", "history", "demo", "new", "keys", "approvals", "approve", "reject", "approvers",
+    "versions", "export", "history", "demo", "new", "keys", "approvals", "approve", "reject", "approvers",
 )  # fmt: skip
 SPEC = {
     "name": "tiny",

@@ -27,6 +27,7 @@ MONTH = {
 #: An answer by the function that shows it, and how often the text must be seen.
 ANSWERS: Mapping[str, tuple[Any, int]] = {
     "stack": ({"parts": {TEXT: PART}, "pipelines": {TEXT: {"version": TEXT}}}, 5),
+    "exported": ({"pipeline": TEXT, "version": TEXT, "files": {TEXT: 1}}, 3),
     "validation": (
         {
             "pipeline": TEXT, "folder": TEXT, "extent": WINDOW, "rows": 1, "unlabelled": 0, "quarantined": 1,
@@ -124,6 +125,17 @@ def test_what_was_said_is_what_is_shown(
     getattr(show, kind)(answer)
     shown = " ".join(capsys.readouterr().out.split())  # a title is folded to the width of its table
     assert shown.count(TEXT) == times, shown
+
+
+def test_what_is_not_served_is_shown_as_that(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    show.stack({"parts": {}, "pipelines": {"a": None, "b": None, "c": None}, "unserved": {"b": TEXT, "c": None}})
+    shown = capsys.readouterr().out
+    assert "a serves nothing" in shown
+    assert f"b has the champion {TEXT}, which is not served" in shown
+    assert "c has no champion yet" in shown
 
 
 def test_a_line_of_progress_is_what_was_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from tests.unit.fuzz.material import examples, texts
 
 _ERRORS: tuple[type[MillraceError], ...] = (MillraceError, *MillraceError.__subclasses__())
 _EXIT_CODES = {0} | {kind.exit_code for kind in _ERRORS} - {1}
-_OFFLINE = ["validate", "schema", "run", "check", "replay", "rollback", "versions", "new", "status", "down"]
+_OFFLINE = ["validate", "schema", "run", "check", "replay", "rollback", "versions", "export", "new", "status", "down"]
 _OPTIONS = [
     "--as-of",
     "--json",

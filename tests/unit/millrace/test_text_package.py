@@ -32,7 +32,7 @@ def published(prose: Pipeline, make_language_model: Callable[..., LanguageModel]
         examples=EXAMPLES,
         card="# prose",
         lineage={"data": "digest"},
-        metrics={"validation_bits_per_token": 2.5, "unknown": float("nan")},
+        metrics={"validation_loss": 2.5, "unknown": float("nan")},
     )
 
 
@@ -50,7 +50,7 @@ def test_it_comes_back_as_it_was(
     assert np.array_equal(loaded.bits(EXAMPLES), make_language_model(prose, seed=3).bits(EXAMPLES))
     assert not loaded.module.training
     assert set(published.entries) == {WEIGHTS, SPEC, PROBE, CARD}
-    assert published.summary == {"pipeline": "prose", "metrics": {"validation_bits_per_token": 2.5}}
+    assert published.summary == {"pipeline": "prose", "metrics": {"validation_loss": 2.5}}
     assert card_text(published) == "# prose"
 
 

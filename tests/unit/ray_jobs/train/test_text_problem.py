@@ -21,7 +21,10 @@ from millrace.settings import Settings
 from millrace.storage import ObjectStore
 from millrace.text_package import load_language_model
 from millrace.texts import TextInputs
+from ray_jobs.evaluate.judge import judge
+from ray_jobs.train.loop import Place, fit
 from ray_jobs.train.position import Position
+from ray_jobs.train.rank import Rank
 from ray_jobs.train.request import Split, TrainRequest, make_request
 from ray_jobs.train.text_problem import loss_of, open_text, prepare_text, publish_text
 
@@ -101,7 +104,7 @@ def test_the_package_has_the_best_weights_and_how_good_they_are(
     weights: dict[str, Any] = prose.build_model(problem.inputs, prose.spec.model.options).state_dict()
     package = publish_text(request, prose, problem, weights, _position())
     assert package.key == request.package_key
-    assert package.summary["metrics"] == {"validation_bits_per_token": 1.0, "best_step": 20.0, "steps": 40.0}
+    assert package.summary["metrics"] == {"validation_loss": math.log(2), "best_step": 20.0, "steps": 40.0}
     assert package.lineage["history"] == _position().history
     assert package.lineage["flow_run"] == "run"
     loaded = load_language_model(package, prose)
@@ -120,3 +123,19 @@ def test_who_lost_the_slot_publishes_nothing(
     with pytest.raises(FencedError):
         publish_text(request, prose, problem, weights, _position())
     assert store.find(request.package_key) is None
+
+
+def test_what_is_fitted_beats_frequencies_on_documents_it_has_not_seen(
+    prose: Pipeline, store: ObjectStore, request_of: Callable[..., TrainRequest], local_settings: Settings
+) -> None:
+    request = request_of()
+    prepare_text(request)
+    problem = open_text(request, prose, store)
+    fitted = fit(prose, problem, Rank(0, 1, torch.device("cpu")), Place(store, request.checkpoint_prefix))
+    package = publish_text(request, prose, problem, fitted.weights, fitted.position)
+    found = judge(local_settings, prose.spec, request.staged, request.split, package.key, None)
+    bits = {model: metrics["bits_per_byte"] for model, metrics in found.metrics.items()}
+    assert bits["challenger"] < bits["baseline"] / 2
+    assert found.verdict.passed, found.verdict.summary
+    told = package.summary["metrics"]["validation_loss"] / math.log(2)
+    assert bits["challenger"] == pytest.approx(told, rel=0.2), "sequences begin within documents, and at their begin"
