@@ -157,4 +157,4 @@ def test_what_asks_what_serves_is_refused_with_its_reason(registry: Registry, ac
         act(run)
 
 
-WINDOW = Window(evaluation().window.start, evaluation().window.end)
+WINDOW: Window = Window(evaluation().window.start, evaluation().window.end)
