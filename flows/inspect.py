@@ -26,11 +26,12 @@ def validate_pipeline(settings: Settings, name: str) -> dict[str, Any]:
 
     Raises:
         SpecError: pipeline.yaml is broken.
-        ConfigError: its code does not load.
+        ConfigError: its code does not load, or its training's layout cannot work.
         SourceError: its source does not answer with the table that the spec describes.
         PackageError: its module does not take the spec's inputs.
     """
     from ray_jobs.stage.shards import read_source, source_extent
+    from ray_jobs.train.run import require_layout
 
     pipeline = load_pipeline(name, settings.pipelines)
     extent = source_extent(pipeline)
@@ -49,6 +50,7 @@ def validate_pipeline(settings: Settings, name: str) -> dict[str, Any]:
     else:
         parameters = _try_language_model(pipeline)
         learns = {"texts": {"sequence_length": data.sequence_length, "num_bytes": _num_bytes(checked.good[data.text])}}
+    require_layout(pipeline)
     reasons = checked.quarantined["quarantine_reason"].value_counts().head(5).to_dict()
     return {
         "pipeline": name,

@@ -100,4 +100,13 @@ class TrainingSpec(Section):
             raise ValueError(
                 f"min_workers ({self.min_workers}) is above num_workers ({self.num_workers}); lower it or leave it out"
             )
+        if (
+            self.min_workers not in (None, self.num_workers)
+            and isinstance(self.layout, LayoutSpec)
+            and self.layout.data_parallel_shard != -1
+        ):
+            raise ValueError(
+                "min_workers lets the number of workers change, and the layout fixes it; "
+                "set layout.data_parallel_shard to -1, or leave one of the two out"
+            )
         return self

@@ -57,6 +57,16 @@ Document = Callable[..., dict[str, Any]]
         ),
         (
             "binary",
+            {"training.num_workers": 2, "training.min_workers": 3},
+            "min_workers (3) is above num_workers (2); lower it or leave it out",
+        ),
+        (
+            "binary",
+            {"training.num_workers": 2, "training.min_workers": 1, "training.layout": {"data_parallel_replicate": 2}},
+            "min_workers lets the number of workers change, and the layout fixes it",
+        ),
+        (
+            "binary",
             {"monitoring.brakes.bad_windows": 4},
             "bad_windows 4 is above of_windows 3, so no incident could ever open",
         ),
@@ -75,6 +85,7 @@ def test_a_contradiction_is_refused(kind: str, change: dict[str, Any], message: 
         {"training.lookback_days": 7.5},
         {"training.batch_size": 3, "training.num_workers": 3},
         {"monitoring.brakes.bad_windows": 3},
+        {"training.num_workers": 2, "training.min_workers": 1, "training.layout": {"data_parallel_shard": -1}},
         {"data.label.known_at": "at"},
         {"evaluation.slices": ["colour"]},
         {"data.label.positive": "yes"},
@@ -125,3 +136,11 @@ def test_every_field_of_the_json_schema_has_a_description() -> None:
 def test_the_json_schema_refuses_unknown_keys() -> None:
     schema = PipelineSpec.model_json_schema()
     assert all(part["additionalProperties"] is False for part in (schema, *schema["$defs"].values()))
+
+
+def test_a_spec_of_before_is_read(spec_document: Document) -> None:
+    """Packages keep theirs: a champion of before an update goes on answering."""
+    old = spec_document("binary", {"training.patience_epochs": 7, "training.checkpoint_every_epochs": 2})
+    spec = parse_spec(old).training
+    assert spec.patience == 7
+    assert spec.checkpoint_every_steps is None
