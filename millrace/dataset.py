@@ -12,7 +12,7 @@ import pandas as pd
 from millrace import parquet
 from millrace.contract import known_at
 from millrace.errors import DataError
-from millrace.pipeline import Pipeline
+from millrace.pipeline import Pipeline, WindowedSource
 from millrace.spec import DataSpec, TableSpec
 from millrace.storage import Artifact, ObjectStore, digest_json
 from millrace.window import Window, utc
@@ -106,13 +106,21 @@ def shard_key(pipeline: Pipeline, window: Window, as_of: datetime) -> str:
     data = pipeline.spec.data
     settled = window.end + timedelta(days=data.settled_after_days) <= as_of
     inputs = {
-        "source": pipeline.source.fingerprint(),
+        "source": _fingerprint(pipeline, window),
         "data": data.model_dump(mode="json"),
         "code": pipeline.code_digest,
         "as_of": None if settled else as_of.isoformat(),
         "format": 1,
     }
     return f"staged/{pipeline.name}/shards/{window.key}-{digest_json(inputs)[:16]}"
+
+
+def _fingerprint(pipeline: Pipeline, window: Window) -> str:
+    """Of what the window is made from, where the source can tell that; else of the whole source."""
+    source = pipeline.source
+    if isinstance(source, WindowedSource):
+        return source.window_fingerprint(window.start, window.end)
+    return source.fingerprint()
 
 
 def set_key(pipeline_name: str, window: Window, as_of: datetime, shards: tuple[str, ...]) -> str:

@@ -52,6 +52,15 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class WindowedSource(Protocol):
+    """A source that knows which of its data a window is made from: a new period makes no old shard another."""
+
+    def window_fingerprint(self, start: datetime, end: datetime) -> str:
+        """A digest of the raw data of [start, end): equal ones promise equal rows of that window."""
+        ...
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """A spec and the folder it was read from."""

@@ -85,6 +85,44 @@ def content_stamp(url: str) -> str:
     return digest_json([facts, info.get("size")]) if facts else digest_bytes(_content(url))
 
 
+def file_facts(url: str) -> dict[str, str]:
+    """What the store tells of a file without opening it: size, and tag or age.
+
+    Raises:
+        SourceError: it is not there, or the store does not answer.
+    """
+    files, path = _file_system(url)
+    try:
+        info = files.info(path)
+    except Exception as error:
+        raise _unreachable(url, error) from error
+    return {name: str(info[name]) for name in ("size", *_VERSION_FACTS) if info.get(name)}
+
+
+def list_files(pattern: str) -> list[str]:
+    """URLs of the files that `pattern` matches, `*` being anything in one path segment; sorted, as known now.
+
+    Raises:
+        SourceError: the store does not answer.
+    """
+    files, path = _file_system(pattern)
+    try:
+        files.invalidate_cache()
+        found = sorted(str(each) for each in files.glob(path))
+    except Exception as error:
+        raise _unreachable(pattern, error) from error
+    scheme = pattern.partition("://")[0] + "://" if "://" in pattern else ""
+    return [f"{scheme}{each}" for each in found]
+
+
+def _unreachable(url: str, error: Exception) -> SourceError:
+    return SourceError(
+        f"{shown(url)} cannot be looked at",
+        got=f"{type(error).__name__}: {error}",
+        next="check the path, the credentials in the environment (AWS_…), and whether the store answers",
+    )
+
+
 def read_arrow(url: str) -> tuple[pa.Table, bool]:
     """The table as it is stored, and whether its cells are text yet to be read (CSV) or typed (Parquet)."""
     path = urlsplit(url).path.lower() if "://" in url else url.lower()
