@@ -16,13 +16,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from millrace import inference_log
-from millrace.errors import ArtifactError, DataError, DigestError, PackageError, SpecError
+from millrace.errors import ArtifactError, ConfigError, DataError, DigestError, PackageError, SpecError
 from millrace.inference_log import answers_writer, compact, outcomes_writer, read_answers, read_joined, read_outcomes
+from millrace.language_model import LanguageModel
 from millrace.package import load_predictor, reference_sample
 from millrace.requests import RequestContract
 from millrace.spec import PipelineSpec
 from millrace.storage import MANIFEST, Artifact, ObjectStore
+from millrace.text_package import load_language_model, publish_text_package
+from millrace.texts import encode
 from ray_jobs.serve.versions import Target, load_version
+from tests.prose import write_prose
 from tests.unit.fuzz.material import examples, mangled, mutated, texts
 from tests.unit.ray_jobs.serve.world import World
 
@@ -136,6 +140,26 @@ def test_a_package_with_values_wrong_under_good_digests(data: st.DataObject) -> 
                 read()
             except (DataError, PackageError, SpecError) as error:
                 assert error.next
+
+
+@given(data=st.data())
+@examples(6)
+def test_a_language_models_package_with_values_wrong_under_good_digests(
+    data: st.DataObject, make_language_model: Callable[..., LanguageModel]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline, store = write_prose(Path(folder)), ObjectStore(f"{folder}/objects")
+        model, examples_of_it = make_language_model(pipeline), [encode("a fox eats"), encode("the grain")]
+        good = publish_text_package(
+            store, "packages/good", model=model, examples=examples_of_it, card="", lineage={}, metrics={}
+        )
+        files = {name: good.read(name) for name in good.entries}
+        name = data.draw(st.sampled_from(sorted(files)))
+        wrong = store.publish("packages/wrong", files | {name: data.draw(mangled(files[name]))})
+        try:
+            load_language_model(wrong, pipeline)
+        except (DataError, PackageError, ConfigError) as error:
+            assert error.next
 
 
 # The inference log -----------------------------------------------------------------------------------------------

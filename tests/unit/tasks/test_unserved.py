@@ -29,6 +29,7 @@ from tests.unit.tasks.test_approval import evaluation
 
 METRICS = {"challenger": {"bits_per_byte": 2.0}, "baseline": {"bits_per_byte": 4.0}}
 FIRST = replace(evaluation(), metrics=METRICS, champion_version=None)
+WINDOW: Window = FIRST.window
 
 
 class Registry:
@@ -155,6 +156,3 @@ def test_what_asks_what_serves_is_refused_with_its_reason(registry: Registry, ac
     settle(registry, "1")
     with open_run("any", NAME, run_id="local-2") as run, pytest.raises(ConfigError, match="learns from texts"):
         act(run)
-
-
-WINDOW: Window = Window(evaluation().window.start, evaluation().window.end)
