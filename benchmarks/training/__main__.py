@@ -23,6 +23,7 @@ PARTS: tuple[str, ...] = (
     "conversion",
     "overhead",
     "goodput",
+    "staging",
 )
 
 #: Figure -> goal, as text for the table and as a test.
@@ -44,6 +45,7 @@ GOALS: dict[str, Goal] = {
     "conversion_vs_mds": (">= 3", lambda value: value >= 3),
     "overhead_vs_torch": ("at most 0.05", lambda value: value <= 0.05),
     "goodput_unexplained": ("at most 0.001", lambda value: value <= 0.001),
+    "staging_growth": ("at most 1.25", lambda value: value <= 1.25),
     "goodput_cost": ("at most 0.005", lambda value: value <= 0.005),
     "goodput.hang_found_seconds": ("at most 10, and three steps", lambda value: value <= 10.5),
 }

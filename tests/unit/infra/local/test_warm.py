@@ -33,7 +33,12 @@ class Server:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.process = subprocess.Popen([sys.executable, "-c", _SERVER, str(path)], cwd=_ROOT)
-        until(path.exists, "the server's socket")
+        until(self._listens, "the server's socket")
+
+    def _listens(self) -> bool:
+        """Its file is there a moment before anybody is let in."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.path)) == 0
 
     @property
     def children(self) -> list[psutil.Process]:
