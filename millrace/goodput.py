@@ -118,7 +118,7 @@ class Goodput:
 
 def _windows(attempts: Sequence[Attempt]) -> Iterator[tuple[Attempt, float, Attempt | None]]:
     """Each attempt, when it was over, and the one that came after it."""
-    following = [*attempts[1:], None]
+    following = [*attempts[1:], None][: len(attempts)]
     for attempt, after in zip(attempts, following, strict=True):
         yield attempt, attempt.ended if after is None else after.began, after
 

@@ -103,10 +103,11 @@ def _report_training(run: Run, request: TrainRequest, result: TrainResult) -> No
     spec, goodput = run.pipeline.spec.training, Goodput.of(result.attempts)
     costs = run.pipeline.spec.costs
     per_hour = spec.cpus_per_worker * costs.cpu_hour + (costs.gpu_hour if spec.use_gpu else 0.0)
-    measured = dict(result.metrics) | goodput.metrics(per_hour)
+    measured = dict(result.metrics) | (goodput.metrics(per_hour) if goodput.attempts else {})
     Registry(run.settings).finish_run(open_mlflow_run(run, request), measured, history)
     artifacts.training_curves(run.pipeline.name, history, int(result.metrics["best_step"]))
-    artifacts.goodput(run.pipeline.name, goodput, per_hour, costs.currency)
+    if goodput.attempts:
+        artifacts.goodput(run.pipeline.name, goodput, per_hour, costs.currency)
     spent = goodput.worker_seconds or result.seconds * spec.num_workers
     run.spend("train", spent, spec.cpus_per_worker, 1 if spec.use_gpu else 0)
     run.record(FITTED, {"package": result.package_digest})

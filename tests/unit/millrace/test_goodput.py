@@ -71,3 +71,9 @@ def test_an_attempt_that_went_on_from_before_another_lost_all_of_it() -> None:
     runs = [Attempt(n, 1, 10.0 * n, 10.0 * n + 10, {0: Worker(10.0 * n + 10, spent)}, 5, "failed") for n in (0, 1)]
     assert Goodput.of(runs).seconds["lost"] == 10.0
     assert Goodput.of(runs).seconds["compute"] == 10.0
+
+
+def test_a_run_of_which_nothing_is_known_spent_nothing() -> None:
+    found = Goodput.of([])
+    assert (found.worker_seconds, found.share, found.unexplained) == (0.0, 0.0, 0.0)
+    assert set(found.seconds.values()) == {0.0}
