@@ -18,7 +18,7 @@ from millrace.text_package import load_language_model
 from tasks.registry import CHALLENGER, CHAMPION, Registry
 from tests.prose import NAME, write_prose
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.drill]
 
 
 @pytest.fixture(scope="session")
