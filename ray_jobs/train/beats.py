@@ -19,6 +19,8 @@ PATIENCE_SECONDS = 8.0
 #: Before the first step is measured: it compiles, allocates, and meets the others.
 _FIRST_STEP_SECONDS = 300.0
 _SILENT_SECONDS = 8.0
+#: While it starts, a worker imports what holds Python's lock for long.
+_SILENT_AT_START_SECONDS = 30.0
 _LOOK_AT_STACK_SECONDS = 3.0
 _WAITING = f"{Path('torch')}/"
 
@@ -65,7 +67,11 @@ def find_hang(beats: Mapping[int, Beat], ages: Mapping[int, float]) -> Hang | No
         ages: Seconds since it came.
     """
     alive = {rank: beat for rank, beat in beats.items() if not beat.has_ended}
-    silent = {rank: ages[rank] for rank in alive if ages[rank] > _SILENT_SECONDS and _has_stepped(alive[rank])}
+    silent = {
+        rank: ages[rank]
+        for rank, beat in alive.items()
+        if ages[rank] > (_SILENT_SECONDS if _has_stepped(beat) else _SILENT_AT_START_SECONDS)
+    }
     if silent:
         return Hang(tuple(silent), max(silent.values()), dict.fromkeys(silent, "nothing was heard of it"))
     waits = {

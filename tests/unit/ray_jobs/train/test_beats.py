@@ -69,7 +69,13 @@ def test_when_all_wait_all_are_named() -> None:
 def test_long_steps_are_given_longer() -> None:
     assert found(beat(0, since=60.0, median=20.0), beat(1, median=20.0)) is None
     assert found(beat(0, since=69.0, median=20.0), beat(1, 19, median=20.0)) == (1,)
-    assert found(beat(0, since=200.0, median=0.0), beat(1, median=0.0), ages={1: 200.0}) is None, "it compiles"
+    assert found(beat(0, since=200.0, median=0.0), beat(1, median=0.0)) is None, "it compiles"
+
+
+def test_a_worker_that_starts_may_be_silent_for_longer() -> None:
+    starting = beat(1, 0, phase="start", median=0.0)
+    assert found(beat(0, 0, phase="start", median=0.0), starting, ages={1: 20.0}) is None
+    assert found(beat(0, 0, phase="start", median=0.0), starting, ages={1: 31.0}) == (1,)
 
 
 def test_a_pulse_tells_where_the_code_stands() -> None:
