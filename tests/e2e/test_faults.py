@@ -29,6 +29,7 @@ Eventually = Callable[[Callable[[], Any], str], Any]
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(600)
 def test_a_training_survives_a_worker_that_is_killed_and_one_that_hangs(
     millrace: Millrace, live_settings: Settings, eventually: Eventually
 ) -> None:
