@@ -86,9 +86,9 @@ def test_the_whole_loop_sends_nothing_off_this_machine(tmp_path: Path) -> None:
     commands = [
         [*millrace, "new", "quiet", "--from", str(table), "--time", "asked_at", "--label", "left"],
         [*millrace, "up"],
-        [*millrace, "run", "quiet", "--as-of", "2024-03-15"],
-        [*millrace, "replay", "quiet", "--start", "2024-03-15", "--end", "2024-04-15"],
-        [*millrace, "check", "quiet", "--as-of", "2024-04-15"],
+        [*millrace, "run", "quiet", "--as-of", "2024-04-01"],
+        [*millrace, "replay", "quiet", "--start", "2024-04-01", "--end", "2024-05-01"],
+        [*millrace, "check", "quiet", "--as-of", "2024-05-01"],
         [sys.executable, "-c", ASK],
         [*millrace, "status"],
         [*millrace, "down"],
