@@ -89,7 +89,10 @@ def find_hang(beats: Mapping[int, Beat], ages: Mapping[int, float]) -> Hang | No
 
 
 class Pulse:
-    """Sends beats from a thread of its own until it is closed. `send` must not block for long."""
+    """Sends beats from a thread of its own, twice a second and when there is news, until it is closed.
+
+    `send` must not block for long.
+    """
 
     def __init__(
         self, send: Any, watch: Stopwatch, *, attempt: int, rank: int, world_size: int, node: str, pid: int
@@ -121,11 +124,16 @@ class Pulse:
     def close(self) -> Beat:
         """Stop; the last beat, for whoever sends it for sure."""
         self._ended.set()
+        self._watch.news.set()
         self._thread.join()
         return self.beat(has_ended=True)
 
     def _run(self) -> None:
-        while not self._ended.wait(BEAT_SECONDS):
+        while True:
+            self._watch.news.wait(BEAT_SECONDS)
+            self._watch.news.clear()
+            if self._ended.is_set():
+                return
             self._send(self.beat())
 
     def _stack(self) -> tuple[str, ...]:

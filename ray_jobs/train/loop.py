@@ -94,7 +94,7 @@ def fit(pipeline: Pipeline, problem: Problem, rank: Rank, place: Place) -> Fitte
             group=rank.save_group,
         )
         position = saver.resume()
-        place.watch.resumed_step = position.step
+        place.watch.resumed(position.step)
     try:
         with loader, place.watch.phase("compute"):
             _run(pipeline, problem, rank, place, engine, loader, schedule, saver, position)

@@ -46,6 +46,8 @@ class Stopwatch:
         self._steps: list[float] = []
         #: The step after which the training went on; None before it did.
         self.resumed_step: int | None = None
+        #: Set when there is something that should not wait for the next beat.
+        self.news = threading.Event()
 
     @contextmanager
     def phase(self, name: Phase, step: int | None = None) -> Iterator[None]:
@@ -56,7 +58,15 @@ class Stopwatch:
         finally:
             ended = self._enter(before, None)
             if name == "compute" and step is not None:
+                is_first = not self._steps
                 self._steps = [*self._steps[-_RECENT_STEPS + 1 :], ended - began]
+                if is_first:
+                    self.news.set()
+
+    def resumed(self, step: int) -> None:
+        """The training goes on after `step`; 0: it begins."""
+        self.resumed_step = step
+        self.news.set()
 
     def mark(self, step: int) -> None:
         """The state after `step` is taken for a checkpoint now."""

@@ -61,8 +61,8 @@ def test_a_training_survives_a_worker_that_is_killed_and_one_that_hangs(
     (key,) = (path.name for path in checkpoints.iterdir())
     told = Accounts(store, f"goodput/endures/{key}").read()
     assert [attempt.outcome for attempt in told] == ["failed", "hung", "finished"]
-    # Struck within half a second of its first step, the second attempt has told nobody how far it came.
-    assert 0 < (told[2].resumed_step or 0) < epochs * 10
+    assert told[1].resumed_step is not None
+    assert 0 < told[1].resumed_step <= (told[2].resumed_step or 0)
     history = store.get(f"packages/endures/{key}").lineage["history"]
     assert [each["round"] for each in history] == list(range(1, epochs + 1)), "each validation once, none lost"
     goodput = Goodput.of(told)

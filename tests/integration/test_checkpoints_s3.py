@@ -5,33 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import s3fs
 import torch
-from moto.server import ThreadedMotoServer
 
 from millrace.storage import ObjectStore
 from ray_jobs.train.checkpoints.checkpoints import Checkpoints
+from tests.s3 import s3_server
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket() -> Iterator[str]:
     """The URL of an empty bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "NO_PROXY": "127.0.0.1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("bucket")
-    yield "s3://bucket/objects"
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+    with s3_server("bucket"):
+        yield "s3://bucket/objects"
 
 
 def test_saves_on_s3(bucket: str) -> None:

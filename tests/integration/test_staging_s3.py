@@ -7,13 +7,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pandas as pd
 import pytest
 import s3fs
 import yaml
-from moto.server import ThreadedMotoServer
 
 import ray_jobs.stage.shards
 from millrace.errors import SourceError
@@ -23,6 +21,7 @@ from millrace.signing import Keys
 from millrace.storage import ObjectStore
 from millrace.table_source import TableSource
 from millrace.window import Window
+from tests.s3 import s3_server
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 _SPEC = {
@@ -42,27 +41,9 @@ _SPEC = {
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3fs.S3FileSystem]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "NO_PROXY": "127.0.0.1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    # The servers of one process share what they hold.
-    httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
-    s3fs.S3FileSystem.clear_instance_cache()
-    files = s3fs.S3FileSystem()
-    files.mkdir("raw")
-    files.mkdir("objects")
-    yield files
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+def store() -> Iterator[s3fs.S3FileSystem]:
+    with s3_server("raw", "objects") as files:
+        yield files
 
 
 @pytest.fixture

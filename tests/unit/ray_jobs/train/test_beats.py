@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ray_jobs.train import beats
 from ray_jobs.train.beats import PATIENCE_SECONDS, Beat, Pulse, find_hang
 from ray_jobs.train.stopwatch import Phase, Reading, Stopwatch
 
@@ -101,3 +103,19 @@ def test_a_pulse_tells_where_the_code_stands() -> None:
     assert any("test_beats.py" in frame for frame in stuck.stack)
     assert last.has_ended
     assert last.reading.seconds["compute"] == pytest.approx(5.0)
+
+
+def test_what_matters_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beats, "BEAT_SECONDS", 3600.0)
+    sent: queue.SimpleQueue[Beat] = queue.SimpleQueue()
+    watch = Stopwatch()
+    pulse = Pulse(sent.put, watch, attempt=0, rank=0, world_size=1, node="n", pid=7)
+    try:
+        watch.resumed(40)
+        assert sent.get(timeout=10).resumed_step == 40
+        with watch.phase("compute", 41):
+            pass
+        first = sent.get(timeout=10)
+        assert (first.reading.step, first.reading.step_seconds > 0) == (41, True)
+    finally:
+        assert pulse.close().has_ended
