@@ -13,6 +13,7 @@ from millrace.errors import TrainingError
 from millrace.loader import Batch, Cache, Loader, StoreSource
 from millrace.loader.share import share
 from millrace.pipeline import Pipeline
+from millrace.shards import SampleSet
 from millrace.storage import ObjectStore, digest_json
 from ray_jobs.train.checkpoints.interval import FailureRate
 from ray_jobs.train.layout.apply import Memory
@@ -78,11 +79,42 @@ def fit(pipeline: Pipeline, problem: Problem, rank: Rank, place: Place) -> Fitte
         ConfigError: the spec's layout cannot work.
         ArtifactError, DigestError: a checkpoint or a shard is not what it should be.
     """
-    spec = pipeline.spec.training
     with place.watch.phase("start"):
+        run = _Run.begin(pipeline, problem, rank, place)
+    try:
+        with run.loader, place.watch.phase("compute"):
+            run.to_its_end()
+        with place.watch.phase("checkpoint"):
+            run.saver.wait()
+        with place.watch.phase("idle"):
+            weights = run.saver.best(run.position)
+            run.saver.close()
+    except BaseException:
+        run.saver.abandon()
+        raise
+    return Fitted(weights, run.position)
+
+
+@dataclass
+class _Run:
+    """A training on one rank, from where it began or goes on."""
+
+    pipeline: Pipeline
+    problem: Problem
+    rank: Rank
+    place: Place
+    engine: Engine
+    loader: Loader
+    schedule: Schedule
+    saver: Saver
+    position: Position
+    asked: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def begin(cls, pipeline: Pipeline, problem: Problem, rank: Rank, place: Place) -> _Run:
+        spec = pipeline.spec.training
         engine = make_engine(pipeline, problem, rank)
-        loader = _loader(problem, engine, place, spec.batch_size, spec.seed)
-        schedule = Schedule.of(spec, loader.steps_per_epoch)
+        loader = _loader(problem.training, engine, place, spec.batch_size, seed=spec.seed)
         saver = Saver(
             engine,
             loader,
@@ -95,80 +127,87 @@ def fit(pipeline: Pipeline, problem: Problem, rank: Rank, place: Place) -> Fitte
         )
         position = saver.resume()
         place.watch.resumed(position.step)
-    try:
-        with loader, place.watch.phase("compute"):
-            _run(pipeline, problem, rank, place, engine, loader, schedule, saver, position)
-        with place.watch.phase("checkpoint"):
-            saver.wait()
-        with place.watch.phase("idle"):
-            weights = saver.best(position)
-            saver.close()
-    except BaseException:
-        saver.abandon()
-        raise
-    return Fitted(weights, position)
+        schedule = Schedule.of(spec, loader.steps_per_epoch)
+        return cls(pipeline, problem, rank, place, engine, loader, schedule, saver, position)
 
+    @property
+    def is_over(self) -> bool:
+        patience = self.pipeline.spec.training.patience
+        return self.position.step >= self.schedule.steps or self.position.stale_rounds >= patience
 
-def _run(
-    pipeline: Pipeline,
-    problem: Problem,
-    rank: Rank,
-    place: Place,
-    engine: Engine,
-    loader: Loader,
-    schedule: Schedule,
-    saver: Saver,
-    position: Position,
-) -> None:
-    spec, watch = pipeline.spec.training, place.watch
-    batches = _timed(loader, watch)
-    began, taken, asked = time.perf_counter(), 0, time.monotonic()
-    while position.step < schedule.steps and position.stale_rounds < spec.patience:
-        batch = next(batches)
-        with watch.phase("compute", position.step + 1):
+    def to_its_end(self) -> None:
+        """Take steps, validate after each round of them, and save whenever that is due.
+
+        Raises:
+            PreemptedError: notice was given; a checkpoint of the last step is committed.
+        """
+        began, first = time.perf_counter(), self.position.step
+        batches = _timed(self.loader, self.place.watch)
+        while not self.is_over:
+            rate = self._step(next(batches))
+            metrics: dict[str, float] = {}
+            best = self.position.best_step
+            if self.schedule.is_round(self.position.step):
+                steps_per_second = (self.position.step - first) / (time.perf_counter() - began)
+                metrics = self._validate(rate, steps_per_second)
+            due, leaves = self._asks()
+            if due or leaves or self.is_over or self.position.best_step != best:
+                self._save()
+            if leaves and not self.is_over:
+                with self.place.watch.phase("checkpoint"):
+                    self.saver.wait()
+                raise PreemptedError(self.position.step)
+            if metrics:
+                self.place.report(metrics)
+                began, first = time.perf_counter(), self.position.step
+
+    def _step(self, batch: Batch) -> float:
+        """Take one optimizer step; its learning rate."""
+        spec, position = self.pipeline.spec.training, self.position
+        with self.place.watch.phase("compute", position.step + 1):
             # Dropout draws from this, not from what earlier steps left: a resumed run draws the same.
-            torch.manual_seed(_seed(spec.seed, position.step, engine.data_rank))
-            rate = spec.learning_rate * schedule.rate(position.step)
-            inputs, targets = problem.divide(batch.tensors)
+            torch.manual_seed(_seed(spec.seed, position.step, self.engine.data_rank))
+            rate = spec.learning_rate * self.schedule.rate(position.step)
+            inputs, targets = self.problem.divide(batch.tensors)
             started = time.perf_counter()
-            loss = engine.step(inputs, targets, rate, spec.batch_size).loss
+            loss = self.engine.step(inputs, targets, rate, spec.batch_size).loss
             _require_finite(loss, f"step {position.step + 1}, {_where(batch)}")
             position.stepped(loss)
-            taken += 1
-            saver.stepped(time.perf_counter() - started)
-        is_round = schedule.is_round(position.step)
-        is_best = False
-        if is_round:
-            seconds = time.perf_counter() - began
-            validation_loss = _validation_loss(engine, problem, rank, place, spec.batch_size)
-            _require_finite(validation_loss, f"the validation after step {position.step}")
-            metrics = {
-                "round": float(position.round + 1),
-                "step": float(position.step),
-                "epoch": position.step / schedule.steps_per_epoch,
-                "training_loss": position.losses / position.since,
-                "validation_loss": validation_loss,
-                "learning_rate": rate,
-                **_speed(pipeline, problem, rank, taken * spec.batch_size / seconds),
-            }
-            is_best = position.validated(validation_loss, metrics)
-        is_over = position.step == schedule.steps or position.stale_rounds >= spec.patience
-        asks = place.ask is not None and time.monotonic() - asked > _ASK_SECONDS
-        due, leaves, asks = rank.any(rank.is_first and saver.is_due(position.step), place.notice.given, asks)
-        if asks and place.ask is not None:
-            asked = time.monotonic()
-            leaves = place.ask() or leaves
-        if is_best or is_over or due or leaves:
-            with watch.phase("checkpoint", position.step):
-                watch.mark(position.step)
-                saver.save(position)
-        if leaves and not is_over:
-            with watch.phase("checkpoint", position.step):
-                saver.wait()
-            raise PreemptedError(position.step)
-        if is_round:
-            place.report(metrics)
-            began, taken = time.perf_counter(), 0
+            self.saver.stepped(time.perf_counter() - started)
+        return rate
+
+    def _validate(self, rate: float, steps_per_second: float) -> dict[str, float]:
+        """End a round: what it measured."""
+        batch_size, position = self.pipeline.spec.training.batch_size, self.position
+        loss = _validation_loss(self.engine, self.problem, self.rank, self.place, batch_size)
+        _require_finite(loss, f"the validation after step {position.step}")
+        metrics = {
+            "round": float(position.round + 1),
+            "step": float(position.step),
+            "epoch": position.step / self.schedule.steps_per_epoch,
+            "training_loss": position.losses / position.since,
+            "validation_loss": loss,
+            "learning_rate": rate,
+            **_speed(self.pipeline, self.problem, self.rank, steps_per_second * batch_size),
+        }
+        position.validated(loss, metrics)
+        return metrics
+
+    def _asks(self) -> list[bool]:
+        """Whether a checkpoint is due, and whether a worker leaves: what all ranks agree on."""
+        ask = self.place.ask
+        asks = ask is not None and time.monotonic() - self.asked > _ASK_SECONDS
+        wanted = self.rank.is_first and self.saver.is_due(self.position.step)
+        due, leaves, asks = self.rank.any(wanted, self.place.notice.given, asks)
+        if asks and ask is not None:
+            self.asked = time.monotonic()
+            leaves = ask() or leaves
+        return [due, leaves]
+
+    def _save(self) -> None:
+        with self.place.watch.phase("checkpoint", self.position.step):
+            self.place.watch.mark(self.position.step)
+            self.saver.save(self.position)
 
 
 def make_engine(pipeline: Pipeline, problem: Problem, rank: Rank) -> Engine:
@@ -200,14 +239,17 @@ def predictor_module(pipeline: Pipeline, inputs: Inputs, weights: dict[str, torc
     return module.eval()
 
 
-def _loader(problem: Problem, engine: Engine, place: Place, batch_size: int, seed: int) -> Loader:
+def _loader(
+    samples: SampleSet, engine: Engine, place: Place, batch_size: int, *, seed: int, epochs: int | None = None
+) -> Loader:
     return Loader(
-        problem.training,
+        samples,
         StoreSource(place.store),
         batch_size=batch_size,
         seed=seed,
         rank=engine.data_rank,
         world_size=engine.data_world,
+        epochs=epochs,
         cache=place.cache,
         device=engine.device,
     )
@@ -216,17 +258,7 @@ def _loader(problem: Problem, engine: Engine, place: Place, batch_size: int, see
 def _validation_loss(engine: Engine, problem: Problem, rank: Rank, place: Place, batch_size: int) -> float:
     """Mean loss over all validation samples, each data rank taking its share; all are asked equally often."""
     samples, total, count = problem.validation, 0.0, 0.0
-    loader = Loader(
-        samples,
-        StoreSource(place.store),
-        batch_size=batch_size,
-        seed=0,
-        rank=engine.data_rank,
-        world_size=engine.data_world,
-        epochs=1,
-        cache=place.cache,
-        device=engine.device,
-    )
+    loader = _loader(samples, engine, place, batch_size, seed=0, epochs=1)
     own = share(batch_size, engine.data_rank, engine.data_world)
     with loader:
         for batch in _timed(loader, place.watch):
