@@ -62,9 +62,10 @@ class Desk:
 
 @dataclass
 class Seen:
-    """What was found out about an attempt."""
+    """What was found out about an attempt; who runs it says by its `outcome` if it did not fail."""
 
     attempt: Attempt
+    outcome: str = "failed"
     hang: Hang | None = None
     progress: int = 0
     beats: Mapping[int, Beat] = field(default_factory=dict)
@@ -94,7 +95,7 @@ class Seen:
 
 @contextmanager
 def watching(desk: Any, attempt: Attempt, keep: Callable[[Attempt], None], report: Report) -> Iterator[Seen]:
-    """While the block runs: look at the desk, end who hangs, and give the attempt as it stands to `keep` at times."""
+    """While the block runs: look at the desk, end who hangs, give the attempt to `keep` at times and at the end."""
     seen, ended = Seen(attempt), threading.Event()
     thread = threading.Thread(target=_watch, args=(desk, seen, ended, keep, report), name="monitor", daemon=True)
     thread.start()
@@ -104,7 +105,8 @@ def watching(desk: Any, attempt: Attempt, keep: Callable[[Attempt], None], repor
         ended.set()
         thread.join()
         _look(desk, seen, report)
-        seen.attempt = replace(seen.attempt, ended=time.time())
+        seen.attempt = replace(seen.attempt, ended=time.time(), outcome=seen.outcome)
+        _keep(keep, seen.attempt)
 
 
 def _watch(desk: Any, seen: Seen, ended: threading.Event, keep: Callable[[Attempt], None], report: Report) -> None:
@@ -118,10 +120,15 @@ def _watch(desk: Any, seen: Seen, ended: threading.Event, keep: Callable[[Attemp
                 _end(seen.beats[rank])
         if time.monotonic() - kept > _KEEP_SECONDS:
             kept = time.monotonic()
-            try:
-                keep(seen.attempt)
-            except MillraceError as error:
-                get_logger().warning("where the time went is not kept", error=str(error), next="it is tried again")
+            _keep(keep, seen.attempt)
+
+
+def _keep(keep: Callable[[Attempt], None], attempt: Attempt) -> None:
+    """A training that is done, or ends for a reason of its own, does not end for its accounts."""
+    try:
+        keep(attempt)
+    except MillraceError as error:
+        get_logger().warning("where the time went is not kept", attempt=attempt.number, error=str(error))
 
 
 def _look(desk: Any, seen: Seen, report: Report) -> None:

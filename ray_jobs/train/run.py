@@ -110,7 +110,7 @@ def _attempt(
             ) from error
         except TrainingFailedError as error:
             loss = loss_of_workers(error, seen)
-    accounts.keep(replace(seen.attempt, outcome="finished" if loss is None else loss.kind))
+        seen.outcome = "finished" if loss is None else loss.kind
     return loss
 
 
