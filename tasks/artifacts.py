@@ -69,6 +69,8 @@ def training_curves(pipeline: str, history: Sequence[Mapping[str, float]], best_
             f"{each['training_loss']:.5f}",
             f"{each['validation_loss']:.5f}",
             f"{each['rows_per_second']:,.0f}",
+            f"{each['mfu']:.1%}" if "mfu" in each else "",
+            f"{each['peak_memory_bytes'] / 2**30:.2f}" if "peak_memory_bytes" in each else "",
         ]
         for each in history
     ]
@@ -81,7 +83,9 @@ def training_curves(pipeline: str, history: Sequence[Mapping[str, float]], best_
 
 Best after step {best_step:,}
 
-{table(["step", "epoch", "training loss", "validation loss", "rows per second"], rows)}
+{table(["step", "epoch", "training loss", "validation loss", "rows per second", "MFU", "peak GiB"], rows)}
+
+MFU: what the model asks for, as a share of what a large matrix product reaches on the same device.
 """,
     )
 

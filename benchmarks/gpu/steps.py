@@ -24,12 +24,12 @@ from millrace.texts import TextInputs
 from ray_jobs.train.layout.apply import Memory
 from ray_jobs.train.layout.engine import Engine
 from ray_jobs.train.layout.mesh import Layout
+from ray_jobs.train.speed import peak_flops
 
 _PIPELINE = Path(__file__).parents[2] / "pipelines" / "byte_lm"
 _VOCABULARY = 256
 _LENGTH = 2048
 _WARM, _STEPS = 4, 12
-_GEMM = 8192
 #: Dense BF16 FLOP/s by the data sheet.
 _SHEET = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12}
 
@@ -64,8 +64,8 @@ CASES = (
 
 def measure(tell: Tell) -> dict[str, Any]:
     """All cases, each on its own: one that fails has its error as its figures."""
-    peak = gemm_peak()
-    tell(f"a matrix product of {_GEMM}^3 in BF16: {peak / 1e12:.0f} TFLOP/s")
+    peak = peak_flops(torch.device("cuda"), torch.bfloat16)
+    tell(f"a large matrix product in BF16: {peak / 1e12:.0f} TFLOP/s")
     sheet = next((flops for name, flops in _SHEET.items() if name in torch.cuda.get_device_name()), None)
     found: dict[str, dict[str, Any]] = {}
     for case in CASES:
@@ -87,13 +87,6 @@ def _summary(cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if full and none:
         told["full_recompute_memory_share"] = full / none
     return told
-
-
-def gemm_peak() -> float:
-    """FLOP/s of a large BF16 matrix product, median of many."""
-    left, right = (torch.randn(_GEMM, _GEMM, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    seconds = [_timed(lambda: left @ right) for _ in range(13)][3:]
-    return 2 * _GEMM**3 / statistics.median(seconds)
 
 
 def run_case(case: Case, peak: float, sheet: float | None) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from ray_jobs.train.monitor import Seen
 from ray_jobs.train.notice import PreemptedError
 from ray_jobs.train.request import TrainRequest
 
-Kind = Literal["failed", "preempted", "hung"]
-#: A preemption is nobody's fault and costs nothing but itself; so many in a row without a step are another thing.
+Kind = Literal["failed", "preempted", "hung", "resized"]
+#: Whose fault it is that workers left with notice: nobody's. So many in a row without a step are another thing.
 _MOST_WITHOUT_A_STEP = 10
 
 
@@ -27,7 +27,7 @@ class Loss:
 
 
 class Budget:
-    """Losses that a run may still have. A preemption takes none, as long as steps are taken in between."""
+    """Losses that a run may still have. Leaving with notice takes none, as long as steps are taken in between."""
 
     def __init__(self, most: int) -> None:
         self._most, self._spent = most, 0
@@ -39,10 +39,8 @@ class Budget:
         Raises:
             TrainingError: there have been too many.
         """
-        attempt = loss.seen.attempt
-        stepped = loss.seen.progress > (attempt.resumed_step or 0)
-        self._without_a_step = 0 if stepped else self._without_a_step + 1
-        self._spent += loss.kind != "preempted"
+        self._without_a_step = 0 if loss.seen.has_stepped else self._without_a_step + 1
+        self._spent += loss.kind in ("failed", "hung")
         what = f"training run {request.key} of '{request.pipeline_name}'"
         if self._spent > self._most:
             raise TrainingError(
@@ -56,6 +54,9 @@ class Budget:
                 got=loss.reason,
                 next="look for nodes that leave as soon as they come; then run it again: it goes on where it is",
             )
+        if loss.kind == "resized":
+            get_logger().info("the training begins again in more workers", run=request.key, at_step=loss.seen.progress)
+            return
         get_logger().warning(
             "the training lost workers and goes on",
             run=request.key,
@@ -81,7 +82,7 @@ def loss_of_workers(error: Exception, seen: Seen) -> Loss:
     if seen.hang is not None:
         return Loss("hung", str(seen.hang), seen)
     if left := next((cause for cause in ours if isinstance(cause, PreemptedError)), None):
-        return Loss("preempted", left.what, seen)
+        return Loss("resized" if seen.is_called_off else "preempted", left.what, seen)
     first = "; ".join(f"rank {rank}: {type(failure).__name__}: {failure}" for rank, failure in failures.items())
     return Loss("failed", first or str(error), seen)
 

@@ -25,6 +25,7 @@ from ray_jobs.train.problem import Inputs, Problem
 from ray_jobs.train.rank import Rank
 from ray_jobs.train.saver import Saver
 from ray_jobs.train.schedule import Schedule
+from ray_jobs.train.speed import Speed
 from ray_jobs.train.stopwatch import Stopwatch
 
 #: Asking is a round of all ranks.
@@ -108,6 +109,7 @@ class _Run:
     schedule: Schedule
     saver: Saver
     position: Position
+    speed: Speed
     asked: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -128,7 +130,8 @@ class _Run:
         position = saver.resume()
         place.watch.resumed(position.step)
         schedule = Schedule.of(spec, loader.steps_per_epoch)
-        return cls(pipeline, problem, rank, place, engine, loader, schedule, saver, position)
+        speed = _speed(pipeline, problem, rank)
+        return cls(pipeline, problem, rank, place, engine, loader, schedule, saver, position, speed)
 
     @property
     def is_over(self) -> bool:
@@ -188,7 +191,7 @@ class _Run:
             "training_loss": position.losses / position.since,
             "validation_loss": loss,
             "learning_rate": rate,
-            **_speed(self.pipeline, self.problem, self.rank, steps_per_second * batch_size),
+            **self.speed.metrics(steps_per_second * batch_size),
         }
         position.validated(loss, metrics)
         return metrics
@@ -294,16 +297,12 @@ def _new(num_samples: int, batch_size: int, own: slice) -> slice:
     return slice(start - own.start, max(start, stop) - own.start)
 
 
-def _speed(pipeline: Pipeline, problem: Problem, rank: Rank, rows_per_second: float) -> dict[str, float]:
+def _speed(pipeline: Pipeline, problem: Problem, rank: Rank) -> Speed:
+    spec = pipeline.spec
+    with torch.device("meta"):
+        module = pipeline.build_model(problem.inputs, spec.model.options)
     plan = pipeline.parallel_plan(problem.inputs)
-    found = {"rows_per_second": rows_per_second}
-    if plan.tokens_per_row > 1:
-        found["tokens_per_second"] = rows_per_second * plan.tokens_per_row
-    if plan.flops_per_row:
-        found["teraflops_per_worker"] = rows_per_second * plan.flops_per_row / rank.world_size / 1e12
-    if rank.device.type == "cuda":
-        found["peak_memory_bytes"] = float(torch.cuda.max_memory_allocated(rank.device))
-    return found
+    return Speed.of(module, plan, rank.world_size, rank.device, spec.training.precision)
 
 
 def _seed(*parts: int) -> int:

@@ -16,6 +16,7 @@ from millrace.faults import fault_point
 from millrace.goodput import Attempt, Worker
 from millrace.logs import get_logger
 from ray_jobs.train.beats import Beat, Hang, find_hang
+from ray_jobs.train.growth import Growth
 
 _LOOK_SECONDS = 0.5
 _KEEP_SECONDS = 15.0
@@ -40,14 +41,20 @@ class Desk:
     def __init__(self) -> None:
         self._beats: dict[int, tuple[float, Beat]] = {}
         self._attempt = -1
+        self._called_off = -1
         self._rounds: list[Mapping[str, float]] = []
 
-    def put(self, beat: Beat) -> None:
-        """A beat of an earlier attempt is forgotten."""
+    def put(self, beat: Beat) -> bool:
+        """Whether that attempt is called off. A beat of an earlier one is forgotten."""
         if beat.attempt > self._attempt:
             self._attempt, self._beats = beat.attempt, {}
         if beat.attempt == self._attempt:
             self._beats[beat.rank] = (time.time(), beat)
+        return beat.attempt <= self._called_off
+
+    def call_off(self, attempt: int) -> None:
+        """The workers of this attempt are to leave; they are told when they put their next beats."""
+        self._called_off = attempt
 
     def tell(self, metrics: Mapping[str, float]) -> None:
         """What a validation measured."""
@@ -67,9 +74,15 @@ class Seen:
     attempt: Attempt
     outcome: str = "failed"
     hang: Hang | None = None
+    is_called_off: bool = False
     progress: int = 0
     beats: Mapping[int, Beat] = field(default_factory=dict)
     ages: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def has_stepped(self) -> bool:
+        """Whether a step was taken in this attempt, not only in those before it."""
+        return self.progress > (self.attempt.resumed_step or 0)
 
     def heard(self, beats: Mapping[int, tuple[float, Beat]]) -> None:
         """Take in what the desk has."""
@@ -94,10 +107,17 @@ class Seen:
 
 
 @contextmanager
-def watching(desk: Any, attempt: Attempt, keep: Callable[[Attempt], None], report: Report) -> Iterator[Seen]:
-    """While the block runs: look at the desk, end who hangs, give the attempt to `keep` at times and at the end."""
+def watching(
+    desk: Any, attempt: Attempt, keep: Callable[[Attempt], None], report: Report, growth: Growth | None = None
+) -> Iterator[Seen]:
+    """While the block runs: look at the desk, end who hangs, give the attempt to `keep` at times and at the end.
+
+    With `growth`, the attempt is called off when it could begin again in more workers.
+    """
     seen, ended = Seen(attempt), threading.Event()
-    thread = threading.Thread(target=_watch, args=(desk, seen, ended, keep, report), name="monitor", daemon=True)
+    thread = threading.Thread(
+        target=_watch, args=(desk, seen, ended, keep, report, growth), name="monitor", daemon=True
+    )
     thread.start()
     try:
         yield seen
@@ -109,7 +129,14 @@ def watching(desk: Any, attempt: Attempt, keep: Callable[[Attempt], None], repor
         _keep(keep, seen.attempt)
 
 
-def _watch(desk: Any, seen: Seen, ended: threading.Event, keep: Callable[[Attempt], None], report: Report) -> None:
+def _watch(
+    desk: Any,
+    seen: Seen,
+    ended: threading.Event,
+    keep: Callable[[Attempt], None],
+    report: Report,
+    growth: Growth | None,
+) -> None:
     kept = time.monotonic()
     while not ended.wait(_LOOK_SECONDS):
         _look(desk, seen, report)
@@ -118,6 +145,11 @@ def _watch(desk: Any, seen: Seen, ended: threading.Event, keep: Callable[[Attemp
             get_logger().warning("the training hangs", who=str(hang), next="these workers are ended and replaced")
             for rank in hang.ranks:
                 _end(seen.beats[rank])
+        if growth is not None and seen.has_stepped and not seen.is_called_off:
+            seen.is_called_off = growth.is_due(seen.attempt.world_size, time.monotonic())
+        if seen.is_called_off:
+            # At each look: a desk that moved to another node has forgotten it.
+            desk.call_off.remote(seen.attempt.number)
         if time.monotonic() - kept > _KEEP_SECONDS:
             kept = time.monotonic()
             _keep(keep, seen.attempt)

@@ -1,4 +1,4 @@
-"""Word that this worker's machine goes away: from a SIGTERM to its process, or from whoever learns of it otherwise."""
+"""Word that this worker is to leave: from a SIGTERM to its process, or from whoever learns of it otherwise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PreemptedError(MillraceError):
     retryable = True
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"the worker's machine goes away; a checkpoint of step {step} is committed")
+        super().__init__(f"the workers were asked to leave; a checkpoint of step {step} is committed")
         self.step = step
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from millrace.errors import ConfigError
 from millrace.logs import get_logger
@@ -39,10 +40,10 @@ def require_room(settings: Settings, pipeline: str, workers: int, each: Resource
 
 
 @contextmanager
-def telling_of_waits(pipeline: str, workers: int, each: Resources) -> Iterator[None]:
+def telling_of_waits(pipeline: str, fewest: int, most: int, each: Resources) -> Iterator[None]:
     """While the block runs: when the cluster has no room for the workers yet, say what they want and what is free."""
     ended = threading.Event()
-    thread = threading.Thread(target=_watch, args=(pipeline, workers, each, ended), name="room", daemon=True)
+    thread = threading.Thread(target=_watch, args=(pipeline, fewest, most, each, ended), name="room", daemon=True)
     thread.start()
     try:
         yield
@@ -51,7 +52,7 @@ def telling_of_waits(pipeline: str, workers: int, each: Resources) -> Iterator[N
         thread.join()
 
 
-def _watch(pipeline: str, workers: int, each: Resources, ended: threading.Event) -> None:
+def _watch(pipeline: str, fewest: int, most: int, each: Resources, ended: threading.Event) -> None:
     import ray
     from ray.exceptions import RayError
     from ray.util import placement_group_table
@@ -64,9 +65,7 @@ def _watch(pipeline: str, workers: int, each: Resources, ended: threading.Event)
             total: Resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         except (RayError, RuntimeError, ConnectionError):
             continue  # who trains learns of it, and says so
-        if not any(
-            group["state"] == "PENDING" and is_for(group["bundles"], workers, each) for group in groups.values()
-        ):
+        if not waits(groups.values(), fewest, most, each):
             waited = 0.0
             continue
         waited += _LOOK_SECONDS
@@ -74,13 +73,22 @@ def _watch(pipeline: str, workers: int, each: Resources, ended: threading.Event)
         if waited > _LOOK_SECONDS and waited - told >= _AGAIN_SECONDS:
             told = waited
             get_logger().warning(
-                "the training waits for room in the cluster", **wait(pipeline, workers, each, free, total)
+                "the training waits for room in the cluster", **wait(pipeline, fewest, each, free, total)
             )
 
 
-def is_for(bundles: Mapping[int, Resources], workers: int, each: Resources) -> bool:
-    """Whether Ray reserves these bundles for so many workers with so much each."""
-    return len(bundles) == workers and all(dict(bundle) == dict(each) for bundle in bundles.values())
+def waits(groups: Iterable[Mapping[str, Any]], fewest: int, most: int, each: Resources) -> bool:
+    """Whether, of Ray's reservations, one for `fewest` to `most` workers with so much each has no room.
+
+    A training that takes what it gets (`fewest` below `most`) reserves nothing before there is room for the fewest.
+    """
+    states = [
+        group["state"]
+        for group in groups
+        if fewest <= len(group["bundles"]) <= most
+        and all(dict(bundle) == dict(each) for bundle in group["bundles"].values())
+    ]
+    return "PENDING" in states or (fewest < most and "CREATED" not in states)
 
 
 def wait(pipeline: str, workers: int, each: Resources, free: Resources, total: Resources) -> dict[str, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from millrace.errors import ServiceError
@@ -17,6 +18,7 @@ from millrace.storage import Artifact
 from ray_jobs.cluster import connect, object_store, run_all
 from ray_jobs.train.accounts import Accounts
 from ray_jobs.train.budget import Budget, Loss, loss_of_workers
+from ray_jobs.train.growth import Growth, room_for
 from ray_jobs.train.monitor import Desk, Report, watching
 from ray_jobs.train.problems import prepare, shaped_inputs
 from ray_jobs.train.request import TrainRequest, TrainResult
@@ -52,66 +54,80 @@ def train(request: TrainRequest, pipeline: Pipeline, report: Report = lambda met
     require_room(request.settings, request.pipeline_name, spec.min_workers or spec.num_workers, resources)
     run_all(request.settings, prepare, [(request,)])
     accounts = Accounts(store, request.accounts_prefix)
-    budget, desk = Budget(spec.max_failures), _desk()
-    attempt = Attempt(len(accounts.read()), spec.num_workers, began, began, {})
-    while (loss := _attempt(request, spec, resources, report, desk, accounts, attempt)) is not None:
+    growth = None if spec.min_workers is None else Growth(spec.num_workers, room_for(resources))
+    attempts = _Attempts(request, spec, resources, report, accounts, _desk(), growth)
+    budget, attempt = Budget(spec.max_failures), Attempt(len(accounts.read()), spec.num_workers, began, began, {})
+    while (loss := attempts.make(attempt)) is not None:
         budget.spend(loss, request)
         now = time.time()
         attempt = replace(attempt, number=attempt.number + 1, began=now, ended=now)
     return _result(store.get(request.package_key), accounts.read(), seconds=time.time() - began)
 
 
-def _attempt(
-    request: TrainRequest,
-    spec: TrainingSpec,
-    resources: Mapping[str, float],
-    report: Report,
-    desk: Any,
-    accounts: Accounts,
-    attempt: Attempt,
-) -> Loss | None:
-    """Start all workers once; why they were lost, or None when the training is done."""
-    from ray.exceptions import RayError
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError
+@dataclass(frozen=True)
+class _Attempts:
+    """What the attempts of one training have in common."""
 
-    from ray_jobs.train.worker import train_worker
+    request: TrainRequest
+    spec: TrainingSpec
+    resources: Mapping[str, float]
+    report: Report
+    accounts: Accounts
+    desk: Any
+    growth: Growth | None
 
-    workers = spec.num_workers if spec.min_workers is None else (spec.min_workers, spec.num_workers)
-    config: Any = RunConfig(
-        name=f"{request.key}-{attempt.number:04d}-{uuid.uuid4().hex[:8]}",
-        storage_path=f"{request.settings.objects}/ray_train/{request.pipeline_name}",
-        # Whether another attempt is made is decided here, not there: with the reason at hand.
-        failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
-    )
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"request": request, "attempt": attempt.number, "desk": desk},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=spec.use_gpu, resources_per_worker=dict(resources)),
-        run_config=config,
-    )
-    accounts.keep(attempt)
-    loss: Loss | None = None
-    with watching(desk, attempt, accounts.keep, report) as seen:
-        try:
-            with (
-                telling_of_waits(request.pipeline_name, spec.min_workers or spec.num_workers, resources),
-                fault_point("ray.train"),
-            ):
-                trainer.fit()
-        except PreemptionError as error:
-            loss = Loss("preempted", str(error), seen)
-        except (ControllerError, RayError) as error:
-            raise ServiceError(
-                f"Ray lost training run {request.key} of '{request.pipeline_name}'",
-                got=str(error),
-                next="look at `millrace status`, then run it again: it goes on after its last checkpoint",
-            ) from error
-        except TrainingFailedError as error:
-            loss = loss_of_workers(error, seen)
-        seen.outcome = "finished" if loss is None else loss.kind
-    return loss
+    def make(self, attempt: Attempt) -> Loss | None:
+        """Start all workers once; why they were lost, or None when the training is done."""
+        from ray.exceptions import RayError
+        from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError
+
+        request, spec = self.request, self.spec
+        trainer = self._trainer(attempt)
+        self.accounts.keep(attempt)
+        loss: Loss | None = None
+        fewest = spec.min_workers or spec.num_workers
+        with watching(self.desk, attempt, self.accounts.keep, self.report, self.growth) as seen:
+            try:
+                with (
+                    telling_of_waits(request.pipeline_name, fewest, spec.num_workers, self.resources),
+                    fault_point("ray.train"),
+                ):
+                    trainer.fit()
+            except PreemptionError as error:
+                loss = Loss("preempted", str(error), seen)
+            except (ControllerError, RayError) as error:
+                raise ServiceError(
+                    f"Ray lost training run {request.key} of '{request.pipeline_name}'",
+                    got=str(error),
+                    next="look at `millrace status`, then run it again: it goes on after its last checkpoint",
+                ) from error
+            except TrainingFailedError as error:
+                loss = loss_of_workers(error, seen)
+            seen.outcome = "finished" if loss is None else loss.kind
+        return loss
+
+    def _trainer(self, attempt: Attempt) -> Any:
+        from ray.train.torch import TorchTrainer
+        from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+
+        from ray_jobs.train.worker import train_worker
+
+        request, spec = self.request, self.spec
+        config: Any = RunConfig(
+            name=f"{request.key}-{attempt.number:04d}-{uuid.uuid4().hex[:8]}",
+            storage_path=f"{request.settings.objects}/ray_train/{request.pipeline_name}",
+            # Whether another attempt is made is decided here, not there: with the reason at hand.
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
+        )
+        scaling = ScalingConfig(
+            num_workers=spec.num_workers if spec.min_workers is None else (spec.min_workers, spec.num_workers),
+            use_gpu=spec.use_gpu,
+            resources_per_worker=dict(self.resources),
+            # An attempt keeps its workers: Ray would end them without a checkpoint to begin again in more.
+            elastic_resize_monitor_interval_s=math.inf,
+        )
+        told = {"request": request, "attempt": attempt.number, "desk": self.desk}
+        return TorchTrainer(train_worker, train_loop_config=told, scaling_config=scaling, run_config=config)
 
 
 def _desk() -> Any:

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from millrace import redaction
+from millrace.faults import fault_point
 from millrace.loader import Cache
+from millrace.logs import get_logger
 from ray_jobs.cluster import object_store, pipeline_on_worker, scratch_dir
-from ray_jobs.train.beats import Pulse
+from ray_jobs.train.beats import Beat, Pulse
 from ray_jobs.train.checkpoints.interval import FailureRate
 from ray_jobs.train.loop import Place, fit
 from ray_jobs.train.notice import Notice, noticed
@@ -40,7 +42,7 @@ def train_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     tells = desk is not None and context.get_world_rank() == 0
     notice = Notice()
-    with telling(desk, watch, attempt, context), noticed(notice):
+    with telling(desk, watch, attempt, context, notice), noticed(notice):
         pipeline, store = pipeline_on_worker(request.settings, request.pipeline_name), object_store(request.settings)
         spec = pipeline.spec.training
         torch.set_num_threads(max(1, int(spec.cpus_per_worker)))
@@ -70,8 +72,11 @@ def _is_preempted() -> bool:
 
 
 @contextmanager
-def telling(desk: Any, watch: Stopwatch, attempt: int, context: Any) -> Iterator[None]:
-    """While the block runs, tell the desk twice a second how it goes, and at its end for sure."""
+def telling(desk: Any, watch: Stopwatch, attempt: int, context: Any, notice: Notice) -> Iterator[None]:
+    """While the block runs, tell the desk twice a second how it goes, and at its end for sure.
+
+    What it answers, that the attempt is called off, is a notice.
+    """
     if desk is None:
         yield
         return
@@ -79,8 +84,33 @@ def telling(desk: Any, watch: Stopwatch, attempt: int, context: Any) -> Iterator
 
     who = {"rank": context.get_world_rank(), "world_size": context.get_world_size()}
     node = ray.get_runtime_context().get_node_id()
-    pulse = Pulse(desk.put.remote, watch, attempt=attempt, node=node, pid=os.getpid(), **who)
+    send = _Line(desk, notice).send
+    pulse = Pulse(send, watch, attempt=attempt, node=node, pid=os.getpid(), **who)
     try:
         yield
     finally:
         ray.wait([desk.put.remote(pulse.close())], timeout=_LAST_WORD_SECONDS)
+
+
+class _Line:
+    """To the desk, without ever waiting for it: what it answered to one beat is looked at before the next."""
+
+    def __init__(self, desk: Any, notice: Notice) -> None:
+        self._desk, self._notice = desk, notice
+        self._sent: Any = None
+
+    def send(self, beat: Beat) -> None:
+        import ray
+        from ray.exceptions import RayError
+
+        if self._sent is not None and ray.wait([self._sent], timeout=0)[0]:
+            try:
+                with fault_point("ray.beat"):
+                    is_called_off = ray.get(self._sent)
+            except RayError as error:
+                # It may be moving to another node; it is told again.
+                get_logger().debug("the desk did not take a beat", error=str(error))
+            else:
+                if is_called_off:
+                    self._notice.give()
+        self._sent = self._desk.put.remote(beat)

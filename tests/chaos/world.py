@@ -157,7 +157,8 @@ def committed(settings: Settings, prefix: str) -> list[Artifact]:
 
 def _without_speed(run: dict[str, Any]) -> dict[str, Any]:
     """An MLflow run without what a clock measured."""
-    metrics = {name: value for name, value in run["metrics"].items() if not name.startswith("rows_per_second")}
+    measured = ("rows_per_second", "mfu", "peak_memory_bytes")
+    metrics = {name: value for name, value in run["metrics"].items() if not name.startswith(measured)}
     return {**run, "metrics": metrics}
 
 

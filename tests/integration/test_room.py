@@ -26,7 +26,7 @@ require_room(settings, "churn", 1, each)
 held = placement_group([{"CPU": 0.01}])
 ray.get(held.ready())
 waiting = placement_group([each])
-with telling_of_waits("churn", 1, each):
+with telling_of_waits("churn", 1, 1, each):
     threading.Event().wait(7)
 remove_placement_group(waiting)
 remove_placement_group(held)

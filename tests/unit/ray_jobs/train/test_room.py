@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from ray_jobs.train.room import is_for, wait
+from ray_jobs.train.room import wait, waits
 
 EACH = {"CPU": 1.0, "GPU": 1.0}
 
@@ -22,14 +24,36 @@ def test_a_cluster_that_is_too_small_must_grow() -> None:
     assert said["next"] == "it begins when nodes with GPU join the cluster"
 
 
+def group(state: str, workers: int, each: dict[str, float] = EACH) -> dict[str, Any]:
+    return {"state": state, "bundles": {number: dict(each) for number in range(workers)}}
+
+
 @pytest.mark.parametrize(
-    ("bundles", "ours"),
+    ("groups", "waiting"),
     [
-        ({0: {"CPU": 1.0, "GPU": 1.0}, 1: {"CPU": 1.0, "GPU": 1.0}}, True),
-        ({0: {"CPU": 1.0, "GPU": 1.0}}, False),
-        ({0: {"CPU": 1.0}, 1: {"CPU": 1.0}}, False),
-        ({}, False),
+        ([group("PENDING", 2)], True),
+        ([group("CREATED", 2), group("PENDING", 2)], True),
+        ([group("CREATED", 2)], False),
+        ([group("PENDING", 1)], False),
+        ([group("PENDING", 2, {"CPU": 1.0})], False),
+        ([group("PENDING", 0)], False),
+        ([], False),
     ],
 )
-def test_a_reservation_is_ours_by_its_bundles(bundles: dict[int, dict[str, float]], ours: bool) -> None:
-    assert is_for(bundles, 2, EACH) is ours
+def test_a_reservation_is_ours_by_its_bundles(groups: list[dict[str, Any]], waiting: bool) -> None:
+    assert waits(groups, 2, 2, EACH) is waiting
+
+
+@pytest.mark.parametrize(
+    ("groups", "waiting"),
+    [
+        ([], True),
+        ([group("REMOVED", 2)], True),
+        ([group("CREATED", 1)], True),
+        ([group("CREATED", 2)], False),
+        ([group("CREATED", 4)], False),
+        ([group("PENDING", 3)], True),
+    ],
+)
+def test_an_elastic_training_waits_while_it_has_no_workers(groups: list[dict[str, Any]], waiting: bool) -> None:
+    assert waits(groups, 2, 4, EACH) is waiting
