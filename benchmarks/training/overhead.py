@@ -25,7 +25,7 @@ from benchmarks.training.scene import FEATURES, MODEL, Scene, scene
 from millrace.storage import ObjectStore
 from ray_jobs.train.run import train
 
-WORKERS, BATCH, STEPS, ROUNDS = 2, 512, 120, 3
+WORKERS, BATCH, STEPS, ROUNDS = 2, 768, 120, 3
 _ROUND_STEPS = 20
 
 
@@ -75,7 +75,7 @@ def _plain_worker(rank: int, port: int, folder: str) -> None:
     names: dict[str, Any] = {}
     exec(MODEL, names)
     model = torch.nn.parallel.DistributedDataParallel(names["build"](None, {}))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     rows, targets = torch.randn(BATCH * 20, FEATURES), torch.rand(BATCH * 20).round()
     share, seconds = BATCH // WORKERS, []
     for part in range(STEPS // _ROUND_STEPS):

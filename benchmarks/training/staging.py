@@ -65,7 +65,7 @@ def _write(folder: Path, num_files: int, tell: Tell) -> None:
     """The first `num_files` days' files, those that are not there yet."""
     for number in range(num_files):
         day = START + timedelta(days=number)
-        path = folder / f"{day:%Y/%m/%d/%H}.parquet"
+        path = folder / f"{day:%Y/%m/%d}.parquet"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             chance = np.random.default_rng(number)

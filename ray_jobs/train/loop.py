@@ -28,7 +28,7 @@ from ray_jobs.train.schedule import Schedule
 from ray_jobs.train.speed import Speed
 from ray_jobs.train.stopwatch import Stopwatch
 
-#: Asking is a round of all ranks.
+#: Asking is a round of all ranks, and of Ray's controller.
 _ASK_SECONDS = 2.0
 
 Report = Callable[[Mapping[str, float]], None]
@@ -147,13 +147,12 @@ class _Run:
         began, first = time.perf_counter(), self.position.step
         batches = _timed(self.loader, self.place.watch)
         while not self.is_over:
-            rate = self._step(next(batches))
+            rate, due, leaves = self._step(next(batches))
             metrics: dict[str, float] = {}
             best = self.position.best_step
             if self.schedule.is_round(self.position.step):
                 steps_per_second = (self.position.step - first) / (time.perf_counter() - began)
                 metrics = self._validate(rate, steps_per_second)
-            due, leaves = self._asks()
             if due or leaves or self.is_over or self.position.best_step != best:
                 self._save()
             if leaves and not self.is_over:
@@ -164,20 +163,33 @@ class _Run:
                 self.place.report(metrics)
                 began, first = time.perf_counter(), self.position.step
 
-    def _step(self, batch: Batch) -> float:
-        """Take one optimizer step; its learning rate."""
+    def _step(self, batch: Batch) -> tuple[float, bool, bool]:
+        """Take one optimizer step: its learning rate, and whether a checkpoint is due, and a worker leaves.
+
+        All workers agree on both.
+        """
         spec, position = self.pipeline.spec.training, self.position
         with self.place.watch.phase("compute", position.step + 1):
             # Dropout draws from this, not from what earlier steps left: a resumed run draws the same.
-            torch.manual_seed(_seed(spec.seed, position.step, self.engine.data_rank))
+            _draw_from(_seed(spec.seed, position.step, self.engine.data_rank), self.engine.device)
             rate = spec.learning_rate * self.schedule.rate(position.step)
             inputs, targets = self.problem.divide(batch.tensors)
             started = time.perf_counter()
-            loss = self.engine.step(inputs, targets, rate, spec.batch_size).loss
-            _require_finite(loss, f"step {position.step + 1}, {_where(batch)}")
-            position.stepped(loss)
+            step = self.engine.step(inputs, targets, rate, spec.batch_size, self._votes)
+            _require_finite(step.loss, f"step {position.step + 1}, {_where(batch)}")
+            position.stepped(step.loss)
             self.saver.stepped(time.perf_counter() - started)
-        return rate
+        due, leaves, asks = step.votes
+        if asks and self.place.ask is not None:
+            self.asked = time.monotonic()
+            leaves = self.place.ask() or leaves
+        return rate, due, leaves
+
+    def _votes(self) -> tuple[bool, bool, bool]:
+        """What this worker says of the step under way: a checkpoint is due after it, it leaves, it is time to ask."""
+        due = self.rank.is_first and self.saver.is_due(self.position.step + 1)
+        asks = self.place.ask is not None and time.monotonic() - self.asked > _ASK_SECONDS
+        return due, self.place.notice.given, asks
 
     def _validate(self, rate: float, steps_per_second: float) -> dict[str, float]:
         """End a round: what it measured."""
@@ -195,17 +207,6 @@ class _Run:
         }
         position.validated(loss, metrics)
         return metrics
-
-    def _asks(self) -> list[bool]:
-        """Whether a checkpoint is due, and whether a worker leaves: what all ranks agree on."""
-        ask = self.place.ask
-        asks = ask is not None and time.monotonic() - self.asked > _ASK_SECONDS
-        wanted = self.rank.is_first and self.saver.is_due(self.position.step)
-        due, leaves, asks = self.rank.any(wanted, self.place.notice.given, asks)
-        if asks and ask is not None:
-            self.asked = time.monotonic()
-            leaves = ask() or leaves
-        return [due, leaves]
 
     def _save(self) -> None:
         with self.place.watch.phase("checkpoint", self.position.step):
@@ -303,6 +304,13 @@ def _speed(pipeline: Pipeline, problem: Problem, rank: Rank) -> Speed:
         module = pipeline.build_model(problem.inputs, spec.model.options)
     plan = pipeline.parallel_plan(problem.inputs)
     return Speed.of(module, plan, rank.world_size, rank.device, spec.training.precision)
+
+
+def _draw_from(seed: int, device: torch.device) -> None:
+    # torch.manual_seed formats a stack trace for each kind of accelerator that is not in use, in every step.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
 
 
 def _seed(*parts: int) -> int:

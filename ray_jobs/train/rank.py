@@ -36,15 +36,8 @@ class Rank:
 
     def total(self, *values: float) -> list[float]:
         """The values, summed over all workers."""
-        return self._reduced(values, dist.ReduceOp.SUM)
-
-    def any(self, *values: bool) -> list[bool]:
-        """For each value, whether it is true for a worker."""
-        return [found > 0 for found in self._reduced([float(value) for value in values], dist.ReduceOp.MAX)]
-
-    def _reduced(self, values: list[float] | tuple[float, ...], how: dist.ReduceOp.RedOpType) -> list[float]:
         if self.world_size == 1:
             return list(values)
         found = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(found, how, group=self.control_group)
+        dist.all_reduce(found, group=self.control_group)
         return [float(number) for number in found]

@@ -14,21 +14,27 @@ from torch import nn
 
 from millrace.parallel import ParallelPlan
 from ray_jobs.train.layout.apply import DTYPES, Memory, apply, stage
-from ray_jobs.train.layout.gradients import LossScale, global_norm, scale_all
+from ray_jobs.train.layout.gradients import LossScale, scale_all, squared_norm
 from ray_jobs.train.layout.mesh import Layout, build_mesh
 
 #: Mean loss of a part of a batch: outputs of the module, float32, and targets.
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]
+#: Asked once in a step, after the backward pass: what this worker says yes to, equally many things on each worker.
+Votes = Callable[[], Sequence[bool]]
 
 
 @dataclass(frozen=True)
 class Step:
-    """Mean loss over the batch of all workers, the norm of its gradient before clipping, and whether it was taken."""
+    """Mean loss over the batch of all workers, the norm of its gradient before clipping, and whether it was taken.
+
+    `votes`: what at least one worker said yes to.
+    """
 
     loss: float
     gradient_norm: float
     taken: bool
+    votes: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Engine:
                 lr=0.0,
                 betas=optimization.betas,
                 weight_decay=optimization.weight_decay,
-                fused=device.type == "cuda" or None,
+                fused=True,
             )
             for each in self._modules
         ]
@@ -99,7 +105,14 @@ class Engine:
         """This worker's parameters, or its shards of them."""
         return [parameter for module in self._modules for parameter in module.parameters()]
 
-    def step(self, inputs: Inputs, targets: torch.Tensor, learning_rate: float, rows: int | None = None) -> Step:
+    def step(
+        self,
+        inputs: Inputs,
+        targets: torch.Tensor,
+        learning_rate: float,
+        rows: int | None = None,
+        votes: Votes = tuple,
+    ) -> Step:
         """Take one optimizer step on a batch of `rows`, of which this worker has `inputs` and `targets`.
 
         A gradient that is not finite changes nothing; in FP16 the scale is lowered. Without `rows`, all parts are taken
@@ -114,7 +127,8 @@ class Engine:
         else:
             loss = self._backward(inputs, targets, share)
         parameters = self.parameters
-        norm = global_norm(parameters, self.layout.stages) / self.scale.scale
+        squared, mean, *yes = self._summed(squared_norm(parameters, self.layout.stages), loss, votes())
+        norm = math.sqrt(squared) / self.scale.scale if math.isfinite(squared) else math.nan
         finite = math.isfinite(norm)
         if finite:
             clip = min(1.0, self.optimization.gradient_clip / (norm + 1e-6))
@@ -126,7 +140,7 @@ class Engine:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.scale.update(finite)
-        return Step(self._mean_loss(loss), norm, finite)
+        return Step(mean / self.layout.world_size, norm, finite, tuple(count > 0 for count in yes))
 
     @torch.no_grad()
     def evaluate(self, inputs: Inputs, targets: torch.Tensor) -> float:
@@ -331,13 +345,13 @@ class Engine:
         dist.broadcast(value, source, group=group)
         return float(value)
 
-    def _mean_loss(self, loss: torch.Tensor) -> float:
-        """Mean over the data ranks of what each has, weighted by its share already."""
-        if self._mesh is None or self.data_world == 1:
-            return float(loss)
-        value = loss.detach().double()
-        dist.all_reduce(value)
-        return float(value) / self.layout.world_size
+    def _summed(self, squared: torch.Tensor, loss: torch.Tensor, votes: Sequence[bool]) -> list[float]:
+        """All numbers of a step, summed over the workers in one round: each round costs all of them its latency."""
+        yes = torch.tensor(votes, dtype=torch.float64, device=squared.device)
+        numbers = torch.cat([torch.stack([squared, loss.detach().double()]), yes])
+        if self._mesh is not None:
+            dist.all_reduce(numbers)
+        return [float(number) for number in numbers.tolist()]
 
 
 def _plain(names: Sequence[str] | set[str]) -> set[str]:

@@ -40,11 +40,12 @@ class LossScale:
             self.scale, self.good_steps = min(2 * self.scale, _LARGEST_SCALE), 0
 
 
-def global_norm(parameters: Iterable[nn.Parameter], stages: int) -> float:
-    """2-norm of the gradients of the whole model, each element counted once, however it is cut over the workers.
+def squared_norm(parameters: Iterable[nn.Parameter], stages: int) -> torch.Tensor:
+    """This worker's part of the squared 2-norm of all gradients: float64, on their device.
 
-    `parameters` are this worker's; a pipeline has `stages` groups of workers with different ones. Gradients that are
-    sums yet to be made (Partial) are summed in place.
+    Summed over all workers it counts each element of the whole model once, however that is cut. `parameters` are this
+    worker's; a pipeline has `stages` groups of workers with different ones. Gradients that are sums yet to be made
+    (Partial) are summed in place.
     """
     from torch.distributed.tensor import DTensor, Replicate
 
@@ -77,9 +78,7 @@ def global_norm(parameters: Iterable[nn.Parameter], stages: int) -> float:
     if total is None:
         device = next((each.device for each in parameters), torch.device("cpu"))
         total = torch.zeros((), dtype=torch.float64, device=device)
-    if world > 1:
-        dist.all_reduce(total)
-    return math.sqrt(float(total)) if math.isfinite(float(total)) else float("nan")
+    return total
 
 
 def scale_all(parameters: Iterable[nn.Parameter], factor: float) -> None:
